@@ -1,0 +1,3 @@
+//! The datum-connect command: attaches a machine to a VPC.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The client SDK: attach to a VPC through CONNECT-IP, packets in, packets out.

@@ -1,0 +1,1 @@
+//! uSID layout, encapsulation and decapsulation, and the kernel state one VPC needs.

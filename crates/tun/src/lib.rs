@@ -1,0 +1,1 @@
+//! TUN queues with virtio-net offloads: super-packets in, super-packets out.

@@ -1,0 +1,3 @@
+//! Project chores: tidy, conformance page, bench.
+
+fn main() {}
