@@ -1,3 +1,50 @@
-//! Project chores: tidy, conformance page, bench.
+//! Project chores. `cargo run -p xtask -- tidy` checks the architecture's arrows and the text of
+//! the tree; `… -- conformance` regenerates `docs/conformance.md`.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod arrows;
+mod conformance;
+mod metadata;
+mod text;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let result = match task.as_str() {
+        "tidy" => tidy(),
+        "conformance" => conformance::regenerate(std::env::args().any(|a| a == "--check")),
+        other => Err(vec![format!(
+            "unknown task {other:?}; there are: tidy, conformance [--check]"
+        )]),
+    };
+    match result {
+        Ok(done) => {
+            eprintln!("{task}: {done}");
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{task}: {problem}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a task did, or every problem that it found.
+type Outcome = Result<String, Vec<String>>;
+
+fn tidy() -> Outcome {
+    let metadata = metadata::load().map_err(|e| vec![e])?;
+    let mut problems = arrows::check(&metadata);
+    problems.extend(text::check(&metadata.root));
+    if problems.is_empty() {
+        Ok(format!(
+            "{} crates, every arrow allowed",
+            metadata.packages.len()
+        ))
+    } else {
+        Err(problems)
+    }
+}

@@ -1,0 +1,32 @@
+# The commands a person needs; `make help` lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help build demo test lint bench conformance fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## build masque-gateway and datum-connect (release)
+	$(CARGO) build --release -p masque-gateway -p datum-connect
+
+demo: ## two VPCs, two clients, real SRv6, on this machine; root or ordinary user
+	@scripts/demo
+
+test: ## every test level; says what it skipped and why
+	@scripts/test
+
+lint: ## formatting, clippy, docs and the architecture's arrows
+	@scripts/lint
+
+bench: ## side-by-side speed ratios
+	@scripts/bench
+
+conformance: ## regenerate docs/conformance.md
+	@$(CARGO) run -q -p xtask -- conformance
+
+fuzz: ## fuzz every target for FUZZ_SECONDS (default 60) each
+	@scripts/fuzz
+
+clean: ## remove what was built
+	$(CARGO) clean
