@@ -1,1 +1,19 @@
-//! For tests only: network namespaces, certificates, virtual networks.
+//! For tests only: network namespaces, packet capture and development certificates.
+//!
+//! Everything here fails a test by panicking with the command and its output: a laboratory that
+//! cannot be built is a failed test. Ask [`Lab::available`] first and skip loudly when it says why
+//! this machine cannot run one.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "test support: whatever cannot be set up fails the test that asked for it"
+)]
+#![allow(unsafe_code, reason = "one AF_PACKET socket, bound through libc")]
+
+mod capture;
+mod certs;
+mod netns;
+
+pub use capture::Capture;
+pub use certs::{CertifiedServer, DevelopmentCa};
+pub use netns::{Lab, Netns, Skip};
