@@ -1,0 +1,37 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+
+use crate::control::Control;
+
+/// The admin endpoints of one gateway.
+pub(crate) fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(control)
+}
+
+async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
+    match control.metrics_text().await {
+        Ok(text) => {
+            (StatusCode::OK, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], text)
+        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [("content-type", "text/plain; charset=utf-8")],
+            format!("{error}\n"),
+        ),
+    }
+}
+
+/// Ready only while listeners and routes are in place and no drain is under way.
+async fn ready(State(control): State<Arc<Control>>) -> impl IntoResponse {
+    match control.not_ready_because() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}

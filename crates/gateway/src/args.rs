@@ -1,0 +1,123 @@
+//! The command line.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand};
+use masque_telemetry::LogFormat;
+
+/// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
+#[derive(Debug, Parser)]
+#[command(name = "masque-gateway", version, about, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What to do instead of running the gateway.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a starter folder: commented manifests, a development CA and a server certificate.
+    Init {
+        /// The folder; made if absent, never overwritten.
+        dir: PathBuf,
+        /// Names and addresses clients will dial; more than one is allowed.
+        #[arg(long = "host", default_values_t = [String::from("localhost"), String::from("127.0.0.1"), String::from("::1")])]
+        hosts: Vec<String>,
+    },
+    /// Validate a folder of manifests: file, line, field, what is wrong, what would be right.
+    Check {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// List the sessions of a running gateway.
+    Sessions(AskArgs),
+    /// Show what a running gateway does: VPCs, listeners, pools, shards, problems.
+    Status(AskArgs),
+    /// Print a shell completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to reach a running gateway.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The control socket of the gateway.
+    #[arg(long, env = "MASQUE_GATEWAY_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The manifests folder the gateway runs on; its control socket is found from it.
+    #[arg(long, env = "MASQUE_GATEWAY_MANIFESTS")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How to run the gateway.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The folder of manifests to run on; watched for changes.
+    #[arg(long, env = "MASQUE_GATEWAY_MANIFESTS")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Where addresses are remembered and the control socket lives [default: MANIFESTS/.state].
+    #[arg(long, env = "STATE_DIRECTORY")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Packet threads, each with its own socket and TUN queue [default: one a core].
+    #[arg(long, env = "MASQUE_GATEWAY_SHARDS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) shards: Option<u16>,
+    /// The address listeners bind to; `::` takes IPv4 too.
+    #[arg(long, default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    pub(crate) listen_address: IpAddr,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, env = "MASQUE_GATEWAY_ADMIN", default_value = "127.0.0.1:9464")]
+    pub(crate) admin: SocketAddr,
+    /// The network device towards the SRv6 fabric [default: the one the routes to the SIDs name].
+    #[arg(long)]
+    pub(crate) underlay: Option<String>,
+    /// Log lines as text or json.
+    #[arg(long, env = "MASQUE_GATEWAY_LOG", default_value_t = LogFormat::Text)]
+    pub(crate) log: LogFormat,
+    /// Which log lines, such as `debug` or `info,masque_transport=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub(crate) log_filter: String,
+}
+
+impl RunArgs {
+    /// The state folder: as given, else `.state` beside the manifests.
+    pub(crate) fn state_dir(&self) -> Option<PathBuf> {
+        self.state_dir.clone().or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state")))
+    }
+}
+
+impl AskArgs {
+    /// The control socket: as given, else the one in the state folder of the manifests.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        self.socket
+            .clone()
+            .or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state").join("control.sock")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_state_folder_lies_beside_the_manifests() {
+        let cli = Cli::parse_from(["masque-gateway", "--manifests", "/etc/m"]);
+        assert_eq!(cli.run.state_dir(), Some(PathBuf::from("/etc/m/.state")));
+    }
+}

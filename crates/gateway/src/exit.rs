@@ -1,0 +1,87 @@
+//! Errors that end the process: one line, what and why and the command that mends it, and an exit
+//! status of sysexits(3).
+
+use std::{path::PathBuf, process::ExitCode};
+
+/// Exit statuses of sysexits(3).
+pub(crate) mod status {
+    pub(crate) const USAGE: u8 = 64;
+    pub(crate) const DATA: u8 = 65;
+    pub(crate) const NO_INPUT: u8 = 66;
+    pub(crate) const UNAVAILABLE: u8 = 69;
+    pub(crate) const OS: u8 = 71;
+    pub(crate) const CANNOT_CREATE: u8 = 73;
+    pub(crate) const IO: u8 = 74;
+    pub(crate) const NO_PERMISSION: u8 = 77;
+    pub(crate) const CONFIG: u8 = 78;
+}
+
+/// Why the gateway cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    /// Something needed was not given.
+    #[error("{0}")]
+    Usage(String),
+    /// Nothing to run on.
+    #[error("{path}: {reason}; `masque-gateway init {path}` writes a starter folder", path = path.display())]
+    Manifests { path: PathBuf, reason: String },
+    /// No manifest is usable.
+    #[error("no VPCIngressPoint in {path} can run; `masque-gateway check {path}` says why", path = path.display())]
+    NothingToRun { path: PathBuf },
+    /// A folder that must not be overwritten.
+    #[error("{path} is there already; choose another folder or remove it", path = path.display())]
+    Exists { path: PathBuf },
+    /// A file could not be written.
+    #[error("cannot write {path}: {error}", path = path.display())]
+    Write { path: PathBuf, error: std::io::Error },
+    /// Certificate trouble.
+    #[error("{0}")]
+    Certificate(String),
+    /// A port is taken.
+    #[error(
+        "cannot listen on UDP port {port}: {error}; `ss -lunp 'sport = :{port}'` shows who does, \
+         or change spec.listeners[].port"
+    )]
+    Listen { port: u16, error: std::io::Error },
+    /// The admin port is taken.
+    #[error("cannot listen on {address} for /metrics: {error}; choose another with --admin")]
+    Admin { address: std::net::SocketAddr, error: std::io::Error },
+    /// Privileges, devices or kernel features are missing.
+    #[error("{0}")]
+    Permission(String),
+    /// The kernel lacks something.
+    #[error("{0}")]
+    Kernel(String),
+    /// No running gateway answers.
+    #[error("no gateway answers on {path}: {error}; is it running, and is that its --state-dir?", path = path.display())]
+    NotRunning { path: PathBuf, error: std::io::Error },
+    /// An operating-system call failed.
+    #[error("{what}: {error}")]
+    Os { what: &'static str, error: std::io::Error },
+    /// Validation failed; the problems were printed already.
+    #[error("{errors} error(s) in {path}", path = path.display())]
+    Invalid { path: PathBuf, errors: usize },
+}
+
+impl Fatal {
+    /// The exit status of sysexits(3).
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => status::USAGE,
+            Self::Invalid { .. } => status::DATA,
+            Self::Manifests { .. } => status::NO_INPUT,
+            Self::NotRunning { .. } | Self::Listen { .. } | Self::Admin { .. } => status::UNAVAILABLE,
+            Self::Os { .. } | Self::Kernel(_) => status::OS,
+            Self::Exists { .. } => status::CANNOT_CREATE,
+            Self::Write { .. } => status::IO,
+            Self::Permission(_) => status::NO_PERMISSION,
+            Self::NothingToRun { .. } | Self::Certificate(_) => status::CONFIG,
+        }
+    }
+
+    /// Prints the line and gives the status.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("masque-gateway: {self}");
+        ExitCode::from(self.status())
+    }
+}

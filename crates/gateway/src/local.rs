@@ -1,0 +1,186 @@
+//! The control socket: `masque-gateway sessions` and `status` ask a running gateway.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as BlockingStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::{
+    args::AskArgs,
+    control::Control,
+    exit::Fatal,
+    report::{Ask, SessionReport, StatusReport, human_age, human_bytes},
+};
+
+/// A question is one short line.
+const MAX_ASK_BYTES: u64 = 1024;
+/// The longest answer a client of the socket reads.
+const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
+/// Connections answered at one time; more wait.
+const MAX_CONNECTIONS: usize = 8;
+/// A peer that does not finish its question in this time is left.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Binds the socket; a stale one of a process that is gone is replaced.
+///
+/// # Errors
+/// What the operating system says, also when another gateway answers on it.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    if BlockingStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another gateway runs on this state folder",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers until the process ends.
+pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let control = Arc::clone(&control);
+        tokio::spawn(async move {
+            let answered = tokio::time::timeout(ASK_TIMEOUT, answer(stream, &control)).await;
+            if !matches!(answered, Ok(Ok(()))) {
+                tracing::debug!("a control connection ended without an answer");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(reader.take(MAX_ASK_BYTES)).read_line(&mut line).await?;
+    let text = match serde_json::from_str::<Ask>(line.trim()) {
+        Ok(Ask::Sessions) => serde_json::to_string(&control.sessions().await)?,
+        Ok(Ask::Status) => serde_json::to_string(&control.status().await)?,
+        Err(error) => serde_json::json!({ "error": error.to_string() }).to_string(),
+    };
+    writer.write_all(text.as_bytes()).await?;
+    writer.write_all(b"\n").await
+}
+
+fn ask<T: DeserializeOwned>(path: &Path, question: Ask) -> io::Result<T> {
+    let mut stream = BlockingStream::connect(path)?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    stream.write_all(serde_json::to_string(&question)?.as_bytes())?;
+    stream.write_all(b"\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
+    serde_json::from_str(&answer).map_err(io::Error::from)
+}
+
+fn socket(args: &AskArgs) -> Result<PathBuf, Fatal> {
+    args.socket().ok_or_else(|| {
+        Fatal::Usage(
+            "which gateway? give --manifests DIR or --socket PATH (or set MASQUE_GATEWAY_SOCKET)"
+                .to_owned(),
+        )
+    })
+}
+
+fn asked<T: DeserializeOwned>(args: &AskArgs, question: Ask) -> Result<T, Fatal> {
+    let path = socket(args)?;
+    ask(&path, question).map_err(|error| Fatal::NotRunning { path, error })
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fatal> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Fatal::Os { what: "cannot write JSON", error: e.into() })?;
+    println!("{text}");
+    Ok(())
+}
+
+/// `masque-gateway sessions`.
+///
+/// # Errors
+/// [`Fatal::NotRunning`] when no gateway answers.
+pub(crate) fn print_sessions(args: &AskArgs) -> Result<(), Fatal> {
+    let sessions: Vec<SessionReport> = asked(args, Ask::Sessions)?;
+    if args.json {
+        return print_json(&sessions);
+    }
+    if sessions.is_empty() {
+        println!("No sessions.");
+        return Ok(());
+    }
+    println!(
+        "{:<6} {:<24} {:<24} {:<32} {:<24} {:>6} {:>9} {:>10} {:>10} {:>7}",
+        "ID", "ATTACHMENT", "VPC", "ADDRESSES", "REMOTE", "AGE", "RTT", "TO-VPC", "FROM-VPC", "DROPS"
+    );
+    for s in &sessions {
+        let addresses: Vec<String> = s.addresses.iter().map(|a| a.addr().to_string()).collect();
+        println!(
+            "{:<6} {:<24} {:<24} {:<32} {:<24} {:>6} {:>9} {:>10} {:>10} {:>7}",
+            s.id,
+            s.attachment,
+            s.vpc,
+            addresses.join(","),
+            s.remote,
+            human_age(s.age_s),
+            format!("{:.1}ms", s.rtt_us as f64 / 1000.0),
+            human_bytes(s.to_vpc.bytes),
+            human_bytes(s.from_vpc.bytes),
+            s.drops.values().sum::<u64>(),
+        );
+    }
+    Ok(())
+}
+
+/// `masque-gateway status`.
+///
+/// # Errors
+/// [`Fatal::NotRunning`] when no gateway answers.
+pub(crate) fn print_status(args: &AskArgs) -> Result<(), Fatal> {
+    let status: StatusReport = asked(args, Ask::Status)?;
+    if args.json {
+        return print_json(&status);
+    }
+    let ready = status.not_ready.as_deref().map_or("ready".to_owned(), |r| format!("NOT READY: {r}"));
+    println!("masque-gateway {}, up {}: {ready}", status.version, human_age(status.uptime_s));
+    let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
+    println!("UDP ports: {}   packet threads: {}", ports.join(", "), status.shards);
+    for vpc in &status.vpcs {
+        println!("\n{} (VPCIngressPoint {}, snapshot {})", vpc.vpc, vpc.ingress_point, vpc.snapshot_version);
+        println!("  device {}, decapsulation by {}", vpc.device, vpc.decapsulation);
+        println!("  {} attachment(s), {} session(s)", vpc.attachments, vpc.sessions);
+        for pool in &vpc.pools {
+            println!("  pool {}: {} of {} addresses held", pool.prefix, pool.allocated, pool.total);
+        }
+    }
+    if !status.problems.is_empty() {
+        println!("\nProblems in the manifests:");
+        for problem in &status.problems {
+            println!("  {problem}");
+        }
+    }
+    Ok(())
+}

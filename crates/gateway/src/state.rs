@@ -1,0 +1,107 @@
+//! The state folder: one small JSON file, replaced atomically.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The file that remembers who has which address.
+const ADDRESSES: &str = "addresses.json";
+/// A state file is refused above this; 10,000 attachments take about 2 MiB.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The gateway's state folder.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Makes the folder if it is absent.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where the control socket lives.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// The remembered addresses; `None` when there are none yet. A file that cannot be read is
+    /// set aside under another name, so that nothing is lost and the gateway starts.
+    pub(crate) fn load_addresses<T: DeserializeOwned>(&self) -> Option<T> {
+        let path = self.path.join(ADDRESSES);
+        let read = || -> io::Result<T> {
+            if fs::metadata(&path)?.len() > MAX_BYTES {
+                return Err(io::Error::other("larger than any state this gateway writes"));
+            }
+            serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::from)
+        };
+        match read() {
+            Ok(state) => Some(state),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let aside = path.with_extension("json.unreadable");
+                tracing::warn!(
+                    file = %path.display(), %error, kept_as = %aside.display(),
+                    "the remembered addresses cannot be read; starting without them"
+                );
+                if let Err(error) = fs::rename(&path, &aside) {
+                    tracing::warn!(%error, "and the file could not be set aside");
+                }
+                None
+            }
+        }
+    }
+
+    /// Replaces the remembered addresses: written beside, flushed, renamed over.
+    ///
+    /// # Errors
+    /// What the operating system says; the former file is then whole.
+    pub(crate) fn save_addresses<T: Serialize>(&self, state: &T) -> io::Result<()> {
+        let path = self.path.join(ADDRESSES);
+        let beside = path.with_extension("json.new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(&serde_json::to_vec(state)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_state_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("deep/er")).unwrap();
+        assert_eq!(state.load_addresses::<Vec<u8>>(), None);
+        state.save_addresses(&vec![1u8, 2]).unwrap();
+        state.save_addresses(&vec![3u8]).unwrap();
+        assert_eq!(state.load_addresses(), Some(vec![3u8]));
+    }
+
+    #[test]
+    fn a_broken_state_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        fs::write(dir.path().join(ADDRESSES), b"{not json").unwrap();
+        assert_eq!(state.load_addresses::<Vec<u8>>(), None);
+        assert!(dir.path().join("addresses.json.unreadable").exists());
+        assert!(!dir.path().join(ADDRESSES).exists());
+    }
+}

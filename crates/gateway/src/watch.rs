@@ -1,0 +1,114 @@
+//! Has the folder of manifests changed? Answered by looking, not by inotify: a mounted ConfigMap is
+//! replaced by a link that inotify on the files never reports, and network folders report nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// How often the folder is looked at; a change applies in well under a second.
+pub(crate) const INTERVAL_MS: u64 = 200;
+/// Files looked at; a larger folder is read on SIGHUP only.
+const MAX_FILES: usize = 4096;
+/// Folders within the folder (a mounted Secret is one).
+const MAX_DEPTH: usize = 4;
+
+/// Everything that changes when a file does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length_bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+/// Remembers how the folder looked.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    dir: PathBuf,
+    seen: BTreeMap<PathBuf, Stamp>,
+}
+
+impl Watch {
+    /// Looks at the folder for the first time.
+    pub(crate) fn new(dir: &Path) -> Self {
+        let mut watch = Self { dir: dir.to_owned(), seen: BTreeMap::new() };
+        watch.changed();
+        watch
+    }
+
+    /// Whether anything differs from the last look.
+    pub(crate) fn changed(&mut self) -> bool {
+        let mut now = BTreeMap::new();
+        // A folder that cannot be read for a moment (being replaced) has not changed: the last good
+        // state goes on.
+        if look(&self.dir, 0, &mut now).is_err() {
+            return false;
+        }
+        let changed = now != self.seen;
+        self.seen = now;
+        changed
+    }
+}
+
+fn look(dir: &Path, depth: usize, out: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if hidden || out.len() >= MAX_FILES {
+            continue;
+        }
+        // Follows links: what the manifest says is what counts, not where it is mounted.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_dir() && depth < MAX_DEPTH {
+            look(&path, depth + 1, out)?;
+        } else if metadata.is_file() {
+            let stamp = Stamp {
+                inode: metadata.ino(),
+                length_bytes: metadata.len(),
+                modified_s: metadata.mtime(),
+                modified_ns: metadata.mtime_nsec(),
+            };
+            out.insert(path, stamp);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_edits_additions_removals_and_link_swaps() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, "a").unwrap();
+        let mut watch = Watch::new(dir.path());
+        assert!(!watch.changed());
+        fs::write(&file, "ab").unwrap();
+        assert!(watch.changed());
+        assert!(!watch.changed());
+        fs::write(dir.path().join("b.yaml"), "").unwrap();
+        assert!(watch.changed());
+        fs::remove_file(&file).unwrap();
+        assert!(watch.changed());
+        fs::write(dir.path().join(".hidden"), "x").unwrap();
+        assert!(!watch.changed());
+        std::os::unix::fs::symlink(dir.path().join(".hidden"), dir.path().join("c.yaml")).unwrap();
+        assert!(watch.changed());
+    }
+
+    #[test]
+    fn a_missing_folder_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("a.yaml"), "a").unwrap();
+        let mut watch = Watch::new(&path);
+        fs::rename(&path, dir.path().join("n")).unwrap();
+        assert!(!watch.changed());
+    }
+}
