@@ -1,1 +1,21 @@
-//! IPv4, IPv6, ICMP, TCP and UDP views and edits: checksums, extension headers, MSS clamp, segmentation and merging.
+//! The packet layer: views and edits of IPv4, IPv6, ICMP, TCP and UDP on plain byte slices.
+//!
+//! - [`ip`] validates a packet once and describes it; [`flow`] and [`icmp`] read what is above IP.
+//! - [`edit`] changes a packet in place; [`icmp`] writes errors and echo replies.
+//! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them.
+//! - [`checksum`] is the arithmetic under all of these; [`build`] makes packets for tests and probes.
+//!
+//! Nothing here reads a clock, a socket or a random source, and nothing but [`build`] and
+//! [`merge::Merger::new`] allocates. No input makes a function panic.
+
+pub mod build;
+pub mod checksum;
+pub mod edit;
+pub mod flow;
+pub mod icmp;
+pub mod ip;
+pub mod merge;
+pub mod protocol;
+pub mod segment;
+
+mod bytes;
