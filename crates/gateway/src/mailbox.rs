@@ -1,0 +1,138 @@
+//! How threads reach a shard: a bounded queue of commands, a bounded ring of packets, one wake-up.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_queue::ArrayQueue;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::command::{Command, HandedPacket};
+
+/// Commands that may wait for one shard. Commands are control traffic: a shard that lets this many
+/// pile up is stuck, and the sender says so.
+pub(crate) const MAX_COMMANDS: usize = 4096;
+/// Packets that other shards may leave for one shard; above, they are dropped and counted. A
+/// hand-over is a flow's first packets only, so this is a burst of new flows.
+pub(crate) const MAX_HANDED_PACKETS: usize = 512;
+
+/// One shard's mailbox; every thread may hold a handle.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    commands: ArrayQueue<Command>,
+    packets: ArrayQueue<HandedPacket>,
+    wake: EventFd,
+    /// Set while a wake-up is on its way, so that a burst costs one system call.
+    woken: AtomicBool,
+    refused_packets: AtomicU64,
+}
+
+/// The shard is stuck or gone: its commands are not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a packet thread does not take commands")]
+pub(crate) struct Stuck;
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// What the operating system says of the eventfd.
+    pub(crate) fn new() -> std::io::Result<Arc<Self>> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self {
+            commands: ArrayQueue::new(MAX_COMMANDS),
+            packets: ArrayQueue::new(MAX_HANDED_PACKETS),
+            wake,
+            woken: AtomicBool::new(false),
+            refused_packets: AtomicU64::new(0),
+        }))
+    }
+
+    /// Leaves a command.
+    ///
+    /// # Errors
+    /// [`Stuck`] when [`MAX_COMMANDS`] wait already.
+    pub(crate) fn send(&self, command: Command) -> Result<(), Stuck> {
+        self.commands.push(command).map_err(|_| Stuck)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Leaves a packet; above [`MAX_HANDED_PACKETS`] it is dropped and counted.
+    pub(crate) fn hand_over(&self, packet: HandedPacket) -> bool {
+        let taken = self.packets.push(packet).is_ok();
+        if taken {
+            self.wake();
+        } else {
+            self.refused_packets.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// The next command (the shard's own thread).
+    pub(crate) fn command(&self) -> Option<Command> {
+        self.commands.pop()
+    }
+
+    /// The next packet (the shard's own thread).
+    pub(crate) fn packet(&self) -> Option<HandedPacket> {
+        self.packets.pop()
+    }
+
+    /// Before looking into the queues: later senders wake again.
+    pub(crate) fn acknowledge(&self) {
+        self.woken.store(false, Ordering::SeqCst);
+        // Nothing to read is fine: the wake-up was taken in an earlier turn.
+        let _nothing_to_read = self.wake.read();
+    }
+
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            // An eventfd whose counter is full is readable already.
+            let _readable_already = self.wake.write(1);
+        }
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet() -> HandedPacket {
+        HandedPacket { vpc: 0, gso: masque_packet::GsoInfo::default(), bytes: vec![0x45] }
+    }
+
+    #[test]
+    fn both_queues_are_bounded() {
+        let mailbox = Mailbox::new().unwrap();
+        for _ in 0..MAX_HANDED_PACKETS {
+            assert!(mailbox.hand_over(packet()));
+        }
+        assert!(!mailbox.hand_over(packet()));
+        assert_eq!(mailbox.refused_packets.load(Ordering::Relaxed), 1);
+        for _ in 0..MAX_COMMANDS {
+            mailbox.send(Command::Drain).unwrap();
+        }
+        assert_eq!(mailbox.send(Command::Drain), Err(Stuck));
+    }
+
+    #[test]
+    fn a_wake_up_after_acknowledge_is_not_lost() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.send(Command::Drain).unwrap();
+        mailbox.acknowledge();
+        assert!(mailbox.command().is_some());
+        mailbox.send(Command::Drain).unwrap();
+        assert_eq!(mailbox.wake.read().unwrap(), 1, "the second command woke again");
+    }
+}
