@@ -1,305 +1,226 @@
 //! One HTTP/3 connection as a state machine.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
 
-use crate::{Code, RequestHead, ResponseHead, SendError, StreamId};
+use bytes::{Bytes, BytesMut};
 
-/// Which end we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Sends requests.
-    Client,
-    /// Answers them.
-    Server,
-}
+use crate::{
+    Code, Config, Event, Output, Role, StreamId,
+    datagrams::EarlyDatagrams,
+    frame,
+    goaway::GoAway,
+    load,
+    request::{Limits, SendState},
+    request_table::RequestTable,
+    settings::{self, PeerSettings},
+    uni::UniStreams,
+    varint,
+};
 
-/// What we announce and what we bound. Every bound is per connection unless its name says else.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// SETTINGS_MAX_FIELD_SECTION_SIZE that we announce and enforce.
-    pub max_field_section_bytes: u64,
-    /// Announce SETTINGS_ENABLE_CONNECT_PROTOCOL = 1 (servers).
-    pub extended_connect: bool,
-    /// Announce SETTINGS_H3_DATAGRAM = 1; must agree with the QUIC transport parameter.
-    pub datagrams: bool,
-    /// Further settings to announce (WebTransport, deprecated datagram ids).
-    pub extra_settings: Vec<(u64, u64)>,
-    /// Varies the GREASE setting, frame and stream types (RFC 9114 §7.2.8); `None` sends none.
-    pub grease_seed: Option<u64>,
-    /// HTTP Datagrams kept for a request stream whose header section has not arrived.
-    pub early_datagrams_per_stream: usize,
-    /// Bytes of such datagrams over the connection.
-    pub early_datagram_bytes: usize,
-    /// How long such datagrams are kept (about one round trip).
-    pub early_datagram_ms: u64,
-    /// Request streams at one time; more are rejected with H3_REQUEST_REJECTED.
-    pub max_requests: usize,
-    /// Frames that carry nothing for us (unknown, GREASE, empty DATA) per control stream or
-    /// request before the connection ends with H3_EXCESSIVE_LOAD (RFC 9114 §10.5).
-    pub max_useless_frames: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            max_field_section_bytes: 16 * 1024,
-            extended_connect: true,
-            datagrams: true,
-            extra_settings: Vec::new(),
-            grease_seed: Some(0),
-            early_datagrams_per_stream: 16,
-            early_datagram_bytes: 64 * 1024,
-            early_datagram_ms: 250,
-            max_requests: 128,
-            max_useless_frames: 10_000,
-        }
-    }
-}
-
-/// What the peer did.
-#[derive(Debug)]
-pub enum Event {
-    /// The peer's SETTINGS arrived; ids and values as sent, unknown ones included.
-    Settings(Vec<(u64, u64)>),
-    /// A whole, valid request header section (server).
-    Request {
-        /// Its stream.
-        stream: StreamId,
-        /// What was asked.
-        head: RequestHead,
-    },
-    /// A whole, valid response header section (client); 1xx are delivered too.
-    Response {
-        /// Its stream.
-        stream: StreamId,
-        /// What was answered.
-        head: ResponseHead,
-    },
-    /// Bytes of DATA frames, in order, split anywhere.
-    Data {
-        /// Its stream.
-        stream: StreamId,
-        /// A slice of what the transport delivered; not copied.
-        data: Bytes,
-    },
-    /// The peer finished its side of the stream cleanly.
-    Finished {
-        /// Its stream.
-        stream: StreamId,
-    },
-    /// The peer reset the stream, stopped reading it, or broke a rule on it that ends the stream
-    /// alone. Nothing more comes from it, and what we send on it goes nowhere.
-    Reset {
-        /// Its stream.
-        stream: StreamId,
-        /// The code, the peer's or the one we answered with.
-        code: Code,
-    },
-    /// The peer sent GOAWAY: requests (client) with this id and above were not processed.
-    GoAway {
-        /// The id it named.
-        id: u64,
-    },
-}
-
-/// What the driver must do, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Append to our control stream; the driver opens it, as the first unidirectional stream, at
-    /// the first of these, and never finishes it.
-    Control(Bytes),
-    /// Append to a request stream, then finish it if `fin`.
-    Stream {
-        /// Its stream.
-        stream: StreamId,
-        /// What to append; may be empty.
-        data: Bytes,
-        /// Finish our side.
-        fin: bool,
-    },
-    /// Abandon our side (RESET_STREAM).
-    Reset {
-        /// Its stream.
-        stream: StreamId,
-        /// Why.
-        code: Code,
-    },
-    /// Ask the peer to stop sending (STOP_SENDING).
-    StopSending {
-        /// Its stream.
-        stream: StreamId,
-        /// Why.
-        code: Code,
-    },
-    /// Close the QUIC connection. Nothing follows.
-    Close {
-        /// Why.
-        code: Code,
-        /// For the peer's log; names the rule that was broken.
-        reason: &'static str,
-    },
-}
-
-/// What became of an HTTP Datagram.
-#[derive(Debug, PartialEq, Eq)]
-pub enum DatagramIn {
-    /// Hand it to the request.
-    Deliver {
-        /// Its stream.
-        stream: StreamId,
-        /// The HTTP Datagram Payload: what follows the Quarter Stream ID; not copied.
-        payload: Bytes,
-    },
-    /// Kept; comes out of [`Connection::poll_early_datagram`] once the request is accepted.
-    Kept,
-    /// Dropped; count it.
-    Dropped(DatagramDrop),
-    /// The connection is being closed, or the stream reset: see the outputs.
-    Error,
-}
-
-/// Why an HTTP Datagram was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DatagramDrop {
-    /// The stream's receive side is closed (RFC 9297 §2.1).
-    StreamClosed,
-    /// The early-datagram bounds are reached.
-    EarlyBufferFull,
-}
+mod datagram;
+mod receive;
+mod send;
 
 /// One HTTP/3 connection.
 ///
 /// The driver calls `handle_*` as QUIC delivers, then drains [`poll_event`](Self::poll_event) and
 /// [`poll_output`](Self::poll_output). A rule the peer breaks shows up as outputs (`Reset`,
 /// `Close`), never as a panic or a `Result`.
+///
+/// What is kept between two calls is bounded by the [`Config`], whatever the peer sends; events
+/// and outputs wait until they are drained and are bounded by what one call was given.
 #[derive(Debug)]
 pub struct Connection {
-    _role: Role,
+    role: Role,
+    config: Config,
+    limits: Limits,
+    events: VecDeque<Event>,
+    outputs: VecDeque<Output>,
+    is_closed: bool,
+    uni: UniStreams,
+    peer: Option<PeerSettings>,
+    /// SETTINGS_H3_DATAGRAM = 1 went both ways.
+    datagrams_ready: bool,
+    requests: RequestTable,
+    /// How many request streams QUIC has let the peer open; `u64::MAX` if unknown.
+    request_stream_limit: u64,
+    goaway: GoAway,
+    early: EarlyDatagrams,
+    /// When the present window of the useless frame counts began.
+    load_window_ms: Option<u64>,
 }
 
-#[allow(unused_variables, clippy::todo, reason = "seam")]
 impl Connection {
     /// A new connection; our SETTINGS are its first output.
     pub fn new(role: Role, config: Config) -> Self {
-        todo!()
+        let limits = Limits {
+            max_field_section_bytes: config.max_field_section_bytes,
+            max_useless_frames: config.max_useless_frames,
+            extended_connect: config.extended_connect,
+        };
+        Self {
+            role,
+            limits,
+            events: VecDeque::new(),
+            outputs: VecDeque::from([Output::Control(control_preface(role, &config))]),
+            is_closed: false,
+            uni: UniStreams::new(role),
+            peer: None,
+            datagrams_ready: false,
+            requests: RequestTable::new(config.max_requests),
+            request_stream_limit: u64::MAX,
+            goaway: GoAway::default(),
+            early: EarlyDatagrams::new(&config),
+            load_window_ms: None,
+            config,
+        }
     }
 
-    /// In-order bytes of a stream the peer writes; `fin` with the last of them.
-    pub fn handle_stream(&mut self, stream: StreamId, data: Bytes, fin: bool) {
-        todo!()
+    /// Tells how many request streams QUIC has let the peer open so far (the largest MAX_STREAMS
+    /// sent, RFC 9000 §19.11; server). A datagram for a stream beyond ends the connection with
+    /// H3_ID_ERROR (RFC 9297 §2.1, a SHOULD). Not called, no stream is beyond.
+    pub fn limit_request_streams(&mut self, streams: u64) {
+        self.request_stream_limit = streams;
     }
 
-    /// The peer reset its side of a stream.
-    pub fn handle_reset(&mut self, stream: StreamId, code: Code) {
-        todo!()
-    }
-
-    /// The peer asked us to stop sending on a stream.
-    pub fn handle_stop_sending(&mut self, stream: StreamId, code: Code) {
-        todo!()
-    }
-
-    /// A QUIC DATAGRAM's payload (RFC 9297 §2.1). `now_ms` is any monotonic millisecond count.
-    pub fn handle_datagram(&mut self, payload: Bytes, now_ms: u64) -> DatagramIn {
-        todo!()
-    }
-
-    /// The next early datagram of a stream whose datagrams were accepted.
-    pub fn poll_early_datagram(&mut self) -> Option<(StreamId, Bytes)> {
-        todo!()
-    }
-
-    /// Drops early datagrams older than the bound.
+    /// Drops early datagrams older than the bound, and starts the counts of useless frames anew
+    /// each minute. To be called every [`Config::early_datagram_ms`] or so, with the clock of
+    /// [`handle_datagram`](Self::handle_datagram).
     pub fn handle_timeout(&mut self, now_ms: u64) {
-        todo!()
+        self.early.expire(now_ms);
+        let start_ms = *self.load_window_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(start_ms) >= load::WINDOW_MS {
+            self.load_window_ms = Some(now_ms);
+            self.uni.reset_load();
+            self.requests.reset_load();
+        }
     }
 
     /// The next thing the peer did.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.events.pop_front()
     }
 
     /// The next thing the driver must do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.outputs.pop_front()
     }
 
     /// The value the peer announced for a setting; `None` before its SETTINGS or without it.
     pub fn peer_setting(&self, id: u64) -> Option<u64> {
-        todo!()
-    }
-
-    /// Whether SETTINGS_H3_DATAGRAM = 1 was sent **and** received (RFC 9297 §2.1.1).
-    pub fn datagrams_ready(&self) -> bool {
-        todo!()
-    }
-
-    /// Sends a request on `stream`, a bidirectional stream that the driver has just opened
-    /// (client). An extended CONNECT stays open; another request is finished if `fin`.
-    ///
-    /// # Errors
-    /// [`SendError`]: nothing was sent.
-    pub fn send_request(
-        &mut self,
-        stream: StreamId,
-        head: &RequestHead,
-        fin: bool,
-    ) -> Result<(), SendError> {
-        todo!()
-    }
-
-    /// Answers a request (server). With `fin`, the answer is complete, and the peer is asked with
-    /// STOP_SENDING(H3_NO_ERROR) to stop sending a body nobody reads (RFC 9114 §4.1).
-    ///
-    /// # Errors
-    /// [`SendError`]: nothing was sent.
-    pub fn send_response(
-        &mut self,
-        stream: StreamId,
-        head: &ResponseHead,
-        fin: bool,
-    ) -> Result<(), SendError> {
-        todo!()
-    }
-
-    /// Sends `data` in one DATA frame.
-    ///
-    /// # Errors
-    /// [`SendError`]: nothing was sent.
-    pub fn send_data(&mut self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), SendError> {
-        todo!()
-    }
-
-    /// Abandons a request in both directions.
-    pub fn abort(&mut self, stream: StreamId, code: Code) {
-        todo!()
-    }
-
-    /// Says that the request on `stream` has datagram semantics: its datagrams are delivered from
-    /// now on, kept ones first (RFC 9297 §2).
-    pub fn accept_datagrams(&mut self, stream: StreamId) {
-        todo!()
-    }
-
-    /// Whether a datagram may be sent for `stream` now: settings exchanged and the stream's send
-    /// side open (RFC 9297 §2.1).
-    pub fn may_send_datagram(&self, stream: StreamId) -> bool {
-        todo!()
+        let settings = self.peer.as_ref()?.all();
+        settings
+            .iter()
+            .find(|(announced, _)| *announced == id)
+            .map(|(_, value)| *value)
     }
 
     /// Graceful shutdown (RFC 9114 §5.2): the first call announces GOAWAY(2^62 − 4), the second
-    /// the real last id; from then on new requests are rejected (server).
+    /// the real last id; from then on new requests are rejected (server). A client names push
+    /// ids, of which there are none.
     pub fn shutdown(&mut self) {
-        todo!()
+        if !self.is_closed
+            && let Some(frame) = self.goaway.shut_down()
+        {
+            self.outputs.push_back(Output::Control(frame));
+        }
     }
 
     /// Closes the connection at once.
     pub fn close(&mut self, code: Code, reason: &'static str) {
-        todo!()
+        if self.is_closed {
+            return;
+        }
+        self.is_closed = true;
+        self.datagrams_ready = false;
+        self.requests.clear();
+        self.early.clear();
+        self.outputs.push_back(Output::Close { code, reason });
+    }
+
+    /// Whether [`Output::Close`] was given out or waits to be.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// Request streams that are open in at least one direction.
     pub fn open_requests(&self) -> usize {
-        todo!()
+        self.requests.len()
     }
+
+    /// Roughly the bytes kept on the heap on behalf of the peer: partial frames, early datagrams,
+    /// stream tables, events and outputs not yet polled (without the data of these, which the
+    /// transport delivered or the application gave).
+    pub fn retained_bytes(&self) -> usize {
+        self.uni.retained_bytes()
+            + self.requests.retained_bytes()
+            + self.early.retained_bytes()
+            + self.peer.as_ref().map_or(0, |peer| size_of_val(peer.all()))
+            + self.events.len() * size_of::<Event>()
+            + self.outputs.len() * size_of::<Output>()
+    }
+
+    /// The largest field section the peer accepts.
+    fn peer_max_field_section_bytes(&self) -> u64 {
+        self.peer
+            .as_ref()
+            .map_or(u64::MAX, |peer| peer.max_field_section_bytes)
+    }
+
+    /// Gives a request up in the directions that are still open, and forgets it.
+    fn terminate(&mut self, stream: StreamId, reset: Code, stop: Code) {
+        let Some(request) = self.requests.get(stream.quarter()) else {
+            return;
+        };
+        let (is_sending, is_receiving) = (request.send != SendState::Closed, request.is_receiving);
+        if is_sending {
+            self.outputs.push_back(Output::Reset {
+                stream,
+                code: reset,
+            });
+        }
+        if is_receiving {
+            self.outputs
+                .push_back(Output::StopSending { stream, code: stop });
+        }
+        self.forget(stream);
+    }
+
+    /// Drops the state of a request if both directions are closed.
+    fn settle(&mut self, stream: StreamId) {
+        let is_over = self
+            .requests
+            .get(stream.quarter())
+            .is_some_and(|request| !request.is_receiving && request.send == SendState::Closed);
+        if is_over {
+            self.forget(stream);
+        }
+    }
+
+    /// Drops the state of a request, whether there is any or not.
+    fn forget(&mut self, stream: StreamId) {
+        self.early.forget(stream.quarter());
+        // Our own streams make gaps only if we leave some out, so a client needs no bound.
+        if self.requests.remove(stream.quarter()).is_err() && self.role == Role::Server {
+            self.close(Code::H3_EXCESSIVE_LOAD, "too many streams were left out");
+        }
+    }
+}
+
+/// What our control stream begins with: its type, SETTINGS, a GREASE frame.
+fn control_preface(role: Role, config: &Config) -> Bytes {
+    /// The type of a control stream (RFC 9114 §6.2.1).
+    const CONTROL_STREAM: u64 = 0x00;
+    let ours = settings::encode(role, config);
+    let mut out = BytesMut::new();
+    varint::put(&mut out, CONTROL_STREAM);
+    frame::put_header(&mut out, frame::SETTINGS, ours.len());
+    out.extend_from_slice(&ours);
+    if let Some(seed) = config.grease_seed {
+        let payload = seed.to_be_bytes();
+        let length = usize::from(payload[7] % 8);
+        frame::put_header(&mut out, settings::grease_id(!seed), length);
+        out.extend_from_slice(&payload[..length]);
+    }
+    out.freeze()
 }

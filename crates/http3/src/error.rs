@@ -73,4 +73,18 @@ pub enum SendError {
     /// The stream is unknown, or its send side is closed.
     #[error("the stream cannot be written any more")]
     StreamClosed,
+    /// The message would be malformed (RFC 9114 §4.1.2), or does not fit the state of the stream.
+    #[error("the message may not be sent: {0}")]
+    Malformed(&'static str),
+}
+
+/// A rule the peer broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It ends the connection.
+    Connection(Code, &'static str),
+    /// It ends one request.
+    Stream(Code),
+    /// A field section beyond our limit; a server answers 431 where it still can.
+    FieldSectionTooLarge,
 }

@@ -1,5 +1,8 @@
 //! Header sections: pseudo-header fields parsed once, the rest as a list.
 
+pub(crate) mod codec;
+pub(crate) mod validate;
+
 /// One regular field line; the name is lowercase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -12,7 +15,10 @@ pub struct Field {
 impl Field {
     /// Builds a field from text.
     pub fn new(name: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        Self { name: name.into(), value: value.into() }
+        Self {
+            name: name.into(),
+            value: value.into(),
+        }
     }
 }
 
@@ -25,7 +31,7 @@ pub struct RequestHead {
     pub protocol: Option<String>,
     /// `:scheme`; absent in a classic CONNECT.
     pub scheme: Option<String>,
-    /// `:authority` (or Host).
+    /// `:authority`, or Host where a request has only that.
     pub authority: Option<String>,
     /// `:path`; absent in a classic CONNECT.
     pub path: Option<String>,
@@ -36,7 +42,10 @@ pub struct RequestHead {
 impl RequestHead {
     /// The values of every field called `name` (lowercase).
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.name == name).map(|f| f.value.as_slice())
+        self.fields
+            .iter()
+            .filter(move |f| f.name == name)
+            .map(|f| f.value.as_slice())
     }
 }
 
@@ -52,6 +61,9 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// The values of every field called `name` (lowercase).
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.name == name).map(|f| f.value.as_slice())
+        self.fields
+            .iter()
+            .filter(move |f| f.name == name)
+            .map(|f| f.value.as_slice())
     }
 }

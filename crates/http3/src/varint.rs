@@ -11,7 +11,9 @@ pub fn decode(input: &[u8]) -> Option<(u64, usize)> {
     let bytes = input.get(..length)?;
     let value = bytes[1..]
         .iter()
-        .fold(u64::from(first & 0x3f), |value, byte| value << 8 | u64::from(*byte));
+        .fold(u64::from(first & 0x3f), |value, byte| {
+            value << 8 | u64::from(*byte)
+        });
     Some((value, length))
 }
 
@@ -46,7 +48,10 @@ mod tests {
 
     // RFC 9000 §A.1
     const VECTORS: [(&[u8], u64); 4] = [
-        (&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c], 151_288_809_941_952_652),
+        (
+            &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c],
+            151_288_809_941_952_652,
+        ),
         (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
         (&[0x7b, 0xbd], 15_293),
         (&[0x25], 37),
@@ -60,7 +65,11 @@ mod tests {
             assert_eq!(&encoded[..length], bytes);
             assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
         }
-        assert_eq!(decode(&[0x40, 0x25]), Some((37, 2)), "non-minimal encodings are legal");
+        assert_eq!(
+            decode(&[0x40, 0x25]),
+            Some((37, 2)),
+            "non-minimal encodings are legal"
+        );
     }
 
     #[test]

@@ -1,0 +1,7 @@
+//! The rules of HTTP/3, seen from outside: two connections against each other, and one connection
+//! against raw bytes. Tests that begin with `n` and a number check that item of the compliance
+//! checklist.
+
+mod exchange;
+mod harness;
+mod heads;
