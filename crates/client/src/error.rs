@@ -85,9 +85,7 @@ pub enum AttachError {
     },
     /// 404: no such VPC, or this key may not know of it. A gateway tells no difference
     /// (RFC 9729 §6: a failed authentication looks like a missing resource).
-    #[error(
-        "the gateway knows no VPC named {vpc} for this key (HTTP 404); the key is {key}"
-    )]
+    #[error("the gateway knows no VPC named {vpc} for this key (HTTP 404); the key is {key}")]
     UnknownVpcOrKey {
         /// The VPC that was asked for.
         vpc: VpcName,
@@ -95,7 +93,10 @@ pub enum AttachError {
         key: PublicId,
     },
     /// 403: the attachment is suspended or a policy denies the tunnel.
-    #[error("the gateway denies this key the VPC {vpc} (HTTP 403){}", words(details))]
+    #[error(
+        "the gateway denies this key the VPC {vpc} (HTTP 403){}",
+        words(details)
+    )]
     Denied {
         /// The VPC that was asked for.
         vpc: VpcName,
@@ -324,7 +325,9 @@ fn certificate_advice(fault: CertificateFault) -> &'static str {
 
 /// The gateway's words, when there are some.
 fn words(details: &Option<String>) -> String {
-    details.as_ref().map_or_else(String::new, |details| format!(": {details}"))
+    details
+        .as_ref()
+        .map_or_else(String::new, |details| format!(": {details}"))
 }
 
 fn offers_words(offers: &str) -> String {

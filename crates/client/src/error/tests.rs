@@ -7,24 +7,10 @@ fn every_error() -> Vec<AttachError> {
     errors
 }
 
-fn X
+fn refusals() -> Vec<AttachError> {
     let vpc: VpcName = "production-vpc".parse().unwrap();
     let key = ConnectorIdentity::generate().unwrap().public_id();
-    let gateway: SocketAddr = "192.0.2.1:4433".parse().unwrap();
-    let waited = Duration::from_secs(10);
-    let mut errors = vec![
-        AttachError::NameResolution {
-            host: "gw.example".into(),
-            reason: "not found".into(),
-        },
-        AttachError::Unreachable {
-            gateway,
-            reason: "connection refused".into(),
-        },
-        AttachError::NoAnswer { gateway, waited },
-        AttachError::Handshake {
-            reason: "no application protocol".into(),
-        },
+    vec![
         AttachError::AuthenticationRequired {
             offers: "Bearer".into(),
         },
@@ -48,11 +34,9 @@ fn X
         AttachError::NotAGateway {
             missing: "no HTTP Datagrams",
         },
-        AttachError::MtuTooSmall {
-            available_bytes: 1162,
-            needed_bytes: 1280,
+        AttachError::NoAddress {
+            waited: Duration::from_secs(10),
         },
-        AttachError::NoAddress { waited },
         AttachError::PoolExhausted,
         AttachError::Protocol {
             reason: "capsule".into(),
@@ -61,6 +45,29 @@ fn X
             reason: "bye".into(),
         },
         AttachError::GoingAway,
+    ]
+}
+
+fn failures() -> Vec<AttachError> {
+    let gateway: SocketAddr = "192.0.2.1:4433".parse().unwrap();
+    let waited = Duration::from_secs(10);
+    let mut errors = vec![
+        AttachError::NameResolution {
+            host: "gw.example".into(),
+            reason: "not found".into(),
+        },
+        AttachError::Unreachable {
+            gateway,
+            reason: "connection refused".into(),
+        },
+        AttachError::NoAnswer { gateway, waited },
+        AttachError::Handshake {
+            reason: "no application protocol".into(),
+        },
+        AttachError::MtuTooSmall {
+            available_bytes: 1162,
+            needed_bytes: 1280,
+        },
         AttachError::PeerLost { silent: waited },
         AttachError::Config {
             reason: "bad".into(),
