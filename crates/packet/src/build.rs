@@ -196,3 +196,6 @@ fn one_family(src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr) {
         same => same,
     }
 }
+
+#[cfg(test)]
+mod tests;

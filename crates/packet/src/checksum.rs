@@ -173,3 +173,6 @@ fn address(address: IpAddr) -> Sum {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

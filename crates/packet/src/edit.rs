@@ -175,3 +175,6 @@ fn lower_field(tcp: &mut [u8], at: usize, max: u16, state: ChecksumState) -> boo
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

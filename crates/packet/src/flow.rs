@@ -181,3 +181,6 @@ fn unmapped(bits: u128, version: IpVersion) -> IpAddr {
         IpVersion::V6 => Ipv6Addr::from_bits(bits).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

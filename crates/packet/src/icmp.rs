@@ -212,3 +212,6 @@ fn message_is_valid(header: &IpHeader, packet: &[u8]) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

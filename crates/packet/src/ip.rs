@@ -340,3 +340,6 @@ fn fragment_of(before: Fragment, header: &[u8; 8]) -> Fragment {
         Fragment::Later
     }
 }
+
+#[cfg(test)]
+mod tests;

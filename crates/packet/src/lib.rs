@@ -19,3 +19,7 @@ pub mod protocol;
 pub mod segment;
 
 mod bytes;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod robustness;

@@ -409,3 +409,6 @@ fn write_whole(out: &mut [u8], packet: &[u8], partial: Option<PartialChecksum>) 
     partial.write(out, sum);
     Some(packet.len())
 }
+
+#[cfg(test)]
+mod tests;
