@@ -1,5 +1,5 @@
 //! Slow and plain second opinions that the tests compare this crate with, and strategies for
-//! packets. Nothing here uses the code under test but the builders.
+//! packets. What checks a packet uses none of the code under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,6 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp};
+use crate::bytes::write_u16;
+use crate::checksum::{checksum, pseudo_header};
+use crate::ip::{IpVersion, parse};
+use crate::protocol;
+use crate::segment::{GsoInfo, GsoKind, PartialChecksum};
 
 /// The one's-complement sum of RFC 1071, word by word.
 pub(crate) fn naive_sum(bytes: &[u8]) -> u16 {
@@ -115,6 +120,45 @@ pub(crate) fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
         Just((V4_A, V4_B)),
         Just((V6_A, V6_B)),
     ]
+}
+
+/// The GSO information that a kernel gives with a packet, and the packet with its checksum made
+/// partial.
+pub(crate) fn offload(packet: &mut [u8], segment_bytes: u16) -> GsoInfo {
+    let header = parse(packet).unwrap();
+    let (kind, offset) = match (header.protocol, header.version) {
+        (protocol::UDP, _) => (GsoKind::UdpL4, 6),
+        (_, IpVersion::V4) => (GsoKind::TcpV4, 16),
+        (_, IpVersion::V6) => (GsoKind::TcpV6, 16),
+    };
+    let start = u16::try_from(header.upper_offset).unwrap();
+    let pseudo = pseudo_header(
+        header.source,
+        header.destination,
+        header.protocol,
+        header.upper_bytes(),
+    );
+    write_u16(packet, header.upper_offset + offset, pseudo.fold());
+    let checksum = Some(PartialChecksum {
+        start,
+        offset: u16::try_from(offset).unwrap(),
+    });
+    GsoInfo {
+        kind,
+        segment_bytes,
+        header_bytes: 0,
+        checksum,
+    }
+}
+
+/// Sets the identification of an IPv4 packet.
+pub(crate) fn number(packet: &mut [u8], identification: u16) {
+    if packet[0] >> 4 == 4 {
+        write_u16(packet, 4, identification);
+        write_u16(packet, 10, 0);
+        let sum = checksum(&packet[..20]);
+        write_u16(packet, 10, sum);
+    }
 }
 
 /// Protocols that are no IPv6 extension header.

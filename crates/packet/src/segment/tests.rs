@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::build::{TcpFields, build_ip, build_tcp, build_udp, tcp_flag};
-use crate::reference::{V4_A, V4_B, V6_A, V6_B, addresses, check_packet};
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, addresses, check_packet, number, offload};
 
 fn split(packet: &[u8], gso: &GsoInfo) -> Vec<Vec<u8>> {
     let mut segments = segments(packet, gso).unwrap();
@@ -20,35 +20,6 @@ fn split(packet: &[u8], gso: &GsoInfo) -> Vec<Vec<u8>> {
         Some(segments.max_packet_bytes())
     );
     packets
-}
-
-/// The GSO information that a kernel gives with a packet, and the packet with its checksum made
-/// partial.
-fn offload(packet: &mut [u8], segment_bytes: u16) -> GsoInfo {
-    let header = ip::parse(packet).unwrap();
-    let (kind, offset) = match (header.protocol, header.version) {
-        (protocol::UDP, _) => (GsoKind::UdpL4, 6),
-        (_, IpVersion::V4) => (GsoKind::TcpV4, 16),
-        (_, IpVersion::V6) => (GsoKind::TcpV6, 16),
-    };
-    let start = u16::try_from(header.upper_offset).unwrap();
-    let pseudo = pseudo_header(
-        header.source,
-        header.destination,
-        header.protocol,
-        header.upper_bytes(),
-    );
-    write_u16(packet, header.upper_offset + offset, pseudo.fold());
-    let checksum = Some(PartialChecksum {
-        start,
-        offset: u16::try_from(offset).unwrap(),
-    });
-    GsoInfo {
-        kind,
-        segment_bytes,
-        header_bytes: 0,
-        checksum,
-    }
 }
 
 /// What each segment of a TCP super-packet must be, built from scratch.
@@ -81,16 +52,6 @@ fn expected_tcp(
             packet
         })
         .collect()
-}
-
-/// Sets the identification of an IPv4 packet.
-fn number(packet: &mut [u8], identification: u16) {
-    if packet[0] >> 4 == 4 {
-        write_u16(packet, 4, identification);
-        write_u16(packet, 10, 0);
-        let sum = crate::checksum::checksum(&packet[..20]);
-        write_u16(packet, 10, sum);
-    }
 }
 
 #[test]
