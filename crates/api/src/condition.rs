@@ -119,3 +119,41 @@ words! {
         NoSession,
     }
 }
+
+impl Reason {
+    /// The condition that this reason belongs to.
+    pub const fn condition(self) -> ConditionType {
+        match self {
+            Self::Accepted
+            | Self::Pending
+            | Self::Invalid
+            | Self::Conflicted
+            | Self::NotAllowedByIngressPoint
+            | Self::Suspended => ConditionType::Accepted,
+            Self::ResolvedRefs
+            | Self::ConnectorNotFound
+            | Self::ConnectorKeyMissing
+            | Self::ConnectorKeyMalformed
+            | Self::VPCNotFound
+            | Self::NoIngressPoint
+            | Self::CertificateNotFound
+            | Self::CertificateInvalid
+            | Self::RefNotPermitted
+            | Self::TargetNotFound => ConditionType::ResolvedRefs,
+            Self::Programmed
+            | Self::WaitingForPods
+            | Self::WaitingForAck
+            | Self::RejectedByGateway
+            | Self::PodSecurityForbidden
+            | Self::SnapshotTooLarge
+            | Self::AddressUnavailable
+            | Self::PoolExhausted
+            | Self::RouteOutsideVPC => ConditionType::Programmed,
+            Self::FabricReady
+            | Self::ProviderUnavailable
+            | Self::SIDNotRegistered
+            | Self::AnnouncementRejected => ConditionType::FabricReady,
+            Self::SessionEstablished | Self::NoSession => ConditionType::Connected,
+        }
+    }
+}

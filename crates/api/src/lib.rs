@@ -35,9 +35,10 @@ pub use ingress_point::{
     VPCIngressPointStatus,
 };
 pub use policy::{
-    ConnectorMatch, PolicyAncestorRef, PolicyAncestorStatus, PolicyMode, PolicyPort, PolicyPrefix,
-    PolicyRule, PolicyTargetKind, PolicyTargetRef, PortProtocol, ProtocolName, RuleAction,
-    RuleDirection, VPCAccessPolicy, VPCAccessPolicySpec, VPCAccessPolicyStatus,
+    ConnectorMatch, PROTOCOL_PATTERN, PolicyAncestorRef, PolicyAncestorStatus, PolicyMode,
+    PolicyPort, PolicyPrefix, PolicyRule, PolicyTargetKind, PolicyTargetRef, PortProtocol,
+    ProtocolName, RuleAction, RuleDirection, VPCAccessPolicy, VPCAccessPolicySpec,
+    VPCAccessPolicyStatus,
 };
 pub use reference::{ConnectorRef, SecretRef, VpcRef};
 pub use text::{

@@ -9,7 +9,7 @@ use crate::{Cidr, LABEL_PATTERN, NAME_PATTERN};
 
 mod protocol;
 
-pub use protocol::{PortProtocol, ProtocolName};
+pub use protocol::{PROTOCOL_PATTERN, PortProtocol, ProtocolName};
 
 /// Allows and denies flows between connectors and a VPC. Policies add up; what none allows is denied.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// The protocols that have names.
+pub const PROTOCOL_PATTERN: &str = "^(TCP|UDP|SCTP|ICMP|Any)$";
+
 /// A protocol by name or by number.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(untagged)]
@@ -42,6 +45,9 @@ impl JsonSchema for PortProtocol {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
+            "pattern": PROTOCOL_PATTERN,
+            "minimum": 0,
+            "maximum": 255,
             "x-kubernetes-validations": [
                 {
                     "rule": "type(self) == int ? self >= 0 && self <= 255 \

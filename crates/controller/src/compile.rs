@@ -1,0 +1,222 @@
+//! Compiles resources into snapshots: pure, deterministic, and independent of the order in which the
+//! resources are given.
+//!
+//! An object that was in force and cannot be read at present (a typo in a live edit) stays in force
+//! as it last was, as if the edit had been refused; see [`Resources::unreadable`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use masque_api::{ListenerProtocol, Reason};
+use masque_model::{ObjectName, Snapshot};
+
+use crate::{
+    Kind, Problem, Resources, manifests,
+    validate::{self, Draft, Report, Selection},
+};
+
+mod attach;
+mod conflict;
+mod connectors;
+pub(crate) mod defaults;
+mod rules;
+
+/// Attachments of one snapshot.
+pub const MAX_ATTACHMENTS: usize = 20_000;
+
+/// Rules of one snapshot.
+pub const MAX_RULES: usize = 4_096;
+
+/// Names of attachments in the rules of one snapshot, all rules together.
+pub const MAX_RULE_ATTACHMENTS: usize = 1_000_000;
+
+/// What the caller knows besides the resources.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What the gateways are able to do.
+    pub built: Built,
+    /// Every ingress point listens on the same addresses, so that ports may clash: standalone mode.
+    pub shared_host: bool,
+    /// Ingress points and attachments may refer to a VPC of another namespace: standalone mode,
+    /// where one person owns the folder.
+    pub cross_namespace_vpcs: bool,
+    /// Secrets that are there, besides those of the resources.
+    pub secrets: BTreeSet<ObjectName>,
+}
+
+impl Options {
+    /// Options of a gateway that reads a folder.
+    pub fn standalone() -> Self {
+        Self {
+            shared_host: true,
+            cross_namespace_vpcs: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// What the gateways are able to do. The rest of the API is refused with a clear text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Protocols a listener may speak.
+    pub listener_protocols: BTreeSet<ListenerProtocol>,
+}
+
+impl Default for Built {
+    fn default() -> Self {
+        Self {
+            listener_protocols: [ListenerProtocol::HTTP3].into(),
+        }
+    }
+}
+
+/// What became of the resources.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compiled {
+    /// One snapshot per ingress point that is in force, sorted by its name.
+    pub snapshots: Vec<Snapshot>,
+    /// What is wrong, by file and line, then by object.
+    pub problems: Vec<Problem>,
+}
+
+/// Compiles `resources` into one snapshot per ingress point.
+///
+/// `now_unix_s` only serves to say that a rule has ended; rules carry their end to the gateway.
+/// `previous` are the snapshots in force: one whose content did not change comes back unchanged,
+/// version included, and one that changed gets the next version. Compiling the same again with its
+/// own result as `previous` changes nothing.
+pub fn compile(
+    resources: &Resources,
+    now_unix_s: u64,
+    options: &Options,
+    previous: &[Snapshot],
+) -> Compiled {
+    let mut options = options.clone();
+    options.secrets.extend(resources.secrets.keys().cloned());
+    let mut compiler = Compiler {
+        resources,
+        options: &options,
+        now_unix_s,
+        previous: previous
+            .iter()
+            .map(|old| (&old.ingress_point, old))
+            .collect(),
+        problems: Vec::new(),
+    };
+    let mut drafts = compiler.ingress_points();
+    compiler.attachments(&mut drafts);
+    compiler.policies(&mut drafts);
+    let snapshots = drafts
+        .into_values()
+        .map(|draft| compiler.versioned(draft.snapshot))
+        .collect();
+    let mut problems = compiler.problems;
+    manifests::settle(&mut problems);
+    Compiled {
+        snapshots,
+        problems,
+    }
+}
+
+/// Ingress points in force, by name.
+type Drafts = BTreeMap<ObjectName, Draft>;
+
+struct Compiler<'a> {
+    resources: &'a Resources,
+    options: &'a Options,
+    now_unix_s: u64,
+    previous: BTreeMap<&'a ObjectName, &'a Snapshot>,
+    problems: Vec<Problem>,
+}
+
+impl Compiler<'_> {
+    fn ingress_points(&mut self) -> Drafts {
+        let mut sources: Vec<_> = self.resources.ingress_points.iter().collect();
+        sources.sort_by_key(|sourced| sourced.precedence());
+        let mut drafts = Drafts::new();
+        let mut refused = BTreeSet::new();
+        let mut candidates = Vec::new();
+        for sourced in sources {
+            let mut report = Report::new(Kind::VPCIngressPoint, sourced, &mut self.problems);
+            match validate::ingress_point(sourced, self.options, &mut report) {
+                Some(draft) => candidates.push((sourced, draft)),
+                None => {
+                    refused.insert(sourced.name());
+                }
+            }
+        }
+        self.retain_ingress_points(&refused, &candidates, &mut drafts);
+        for (sourced, draft) in candidates {
+            let mut report = Report::new(Kind::VPCIngressPoint, sourced, &mut self.problems);
+            let spec = &sourced.object.spec;
+            for other in drafts.values() {
+                conflict::ingress_points(&draft, spec, other, self.options, &mut report);
+            }
+            if report.failed() {
+                continue;
+            }
+            if !self.resources.vpcs.is_empty() && !self.resources.vpcs.contains(&draft.snapshot.vpc)
+            {
+                let message = format_args!("there is no VPC {}", draft.snapshot.vpc);
+                let hint = connectors::meant(
+                    &draft.snapshot.vpc,
+                    self.resources.vpcs.iter(),
+                    "add it, or correct the name",
+                );
+                report.warn("spec.vpcRef.name", Reason::VPCNotFound, message, hint);
+            }
+            drafts.insert(sourced.name(), draft);
+        }
+        drafts
+    }
+
+    /// Ingress points that were in force and cannot be read now stay as they were, with the
+    /// attachments and policies of today.
+    fn retain_ingress_points<T>(
+        &self,
+        refused: &BTreeSet<ObjectName>,
+        candidates: &[(T, Draft)],
+        drafts: &mut Drafts,
+    ) {
+        for (name, old) in &self.previous {
+            let fine = candidates
+                .iter()
+                .any(|(_, draft)| draft.snapshot.ingress_point == **name);
+            let there = refused.contains(*name) || self.unread(Kind::VPCIngressPoint, name);
+            if fine || !there {
+                continue;
+            }
+            let names = old
+                .attachments
+                .iter()
+                .map(|attachment| attachment.name.clone())
+                .collect();
+            let mut snapshot = (*old).clone();
+            snapshot.attachments.clear();
+            snapshot.rules.clear();
+            let draft = Draft {
+                snapshot,
+                selection: Selection::Names(names),
+            };
+            drafts.insert((*name).clone(), draft);
+        }
+    }
+
+    /// Whether an object that is not among the resources may exist nonetheless.
+    fn unread(&self, kind: Kind, name: &ObjectName) -> bool {
+        self.resources.incomplete || self.resources.unreadable.contains(&(kind, name.clone()))
+    }
+
+    /// Gives a snapshot its version: that of the former one when nothing changed.
+    fn versioned(&self, mut snapshot: Snapshot) -> Snapshot {
+        let old = self.previous.get(&snapshot.ingress_point);
+        snapshot.version = old.map_or(1, |old| old.version);
+        match old {
+            Some(old) if **old != snapshot => snapshot.version = old.version.saturating_add(1),
+            _ => {}
+        }
+        snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests;
