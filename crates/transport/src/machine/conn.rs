@@ -1,0 +1,253 @@
+//! What a machine keeps of one connection.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use masque_http3 as http3;
+use quinn_proto::StreamId as QuicStreamId;
+
+use super::millis;
+use crate::{
+    ConnId, Event, PathFloor, admission::Admitted, tls::PeerCertificateError,
+    tuning::MIN_TUNNEL_UDP_PAYLOAD_BYTES,
+};
+
+/// How long MTU discovery has before a path that is still too small is reported: a few probes at
+/// an ordinary round trip time, each lost three times.
+const PATH_SETTLE: Duration = Duration::from_secs(2);
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshaking,
+    Open,
+    /// Closed for the driver; QUIC keeps it until its last packets are out (RFC 9000 §10.2).
+    Closed,
+}
+
+/// Bytes and the end of a stream that flow control does not let through yet.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    pub(super) chunks: VecDeque<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) fin: bool,
+}
+
+/// The stream datagrams were last sent on, with its Quarter Stream ID as it goes on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sendable {
+    pub(super) stream: http3::StreamId,
+    pub(super) prefix: [u8; 8],
+    pub(super) prefix_length: usize,
+}
+
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) quic: quinn_proto::Connection,
+    pub(super) http: Option<Box<http3::Connection>>,
+    phase: Phase,
+    pub(super) in_service: bool,
+    pub(super) in_transmit: bool,
+    pub(super) in_receive: bool,
+    /// The driver may have changed `http`, so outputs and kept datagrams may wait.
+    pub(super) http_touched: bool,
+    /// Datagrams may be kept for requests that were not accepted yet.
+    pub(super) early_datagrams: bool,
+    pub(super) closed_told: bool,
+    path_small_told: bool,
+    /// Whether any packet was received.
+    pub(super) heard: bool,
+    pub(super) certificate_error: Option<PeerCertificateError>,
+    pub(super) peer_key: Option<[u8; 32]>,
+    pub(super) remote: SocketAddr,
+    /// Largest QUIC DATAGRAM payload; 0 when the peer takes none.
+    pub(super) max_datagram: usize,
+    /// Current UDP payload of the path.
+    pub(super) udp_payload: u16,
+    /// Bytes of datagrams that may wait to be sent.
+    pub(super) queue_limit: usize,
+    pub(super) sendable: Option<Sendable>,
+    pub(super) dropped_queue_full: u64,
+    pub(super) control: Option<QuicStreamId>,
+    /// Control bytes wait for the peer to permit the control stream.
+    pub(super) control_waits: bool,
+    pub(super) streams_overrun: u64,
+    pub(super) backlogs: HashMap<http3::StreamId, Backlog, foldhash::quality::RandomState>,
+    /// Streams the driver does not want to read now.
+    pub(super) paused: Vec<http3::StreamId>,
+    admitted: Option<Admitted>,
+    handshake_deadline: Option<Instant>,
+    settle_deadline: Option<Instant>,
+    early_deadline: Option<Instant>,
+}
+
+impl Conn {
+    pub(super) fn new(
+        id: ConnId,
+        quic: quinn_proto::Connection,
+        admitted: Option<Admitted>,
+        handshake_deadline: Instant,
+    ) -> Self {
+        Self {
+            id,
+            remote: quic.remote_address(),
+            quic,
+            http: None,
+            phase: Phase::Handshaking,
+            in_service: false,
+            in_transmit: false,
+            in_receive: false,
+            http_touched: false,
+            early_datagrams: false,
+            closed_told: false,
+            path_small_told: false,
+            heard: false,
+            certificate_error: None,
+            peer_key: None,
+            max_datagram: 0,
+            udp_payload: crate::tuning::MIN_QUIC_UDP_PAYLOAD_BYTES,
+            queue_limit: 0,
+            sendable: None,
+            dropped_queue_full: 0,
+            control: None,
+            control_waits: false,
+            streams_overrun: 0,
+            backlogs: HashMap::default(),
+            paused: Vec::new(),
+            admitted,
+            handshake_deadline: Some(handshake_deadline),
+            settle_deadline: None,
+            early_deadline: None,
+        }
+    }
+
+    pub(super) const fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Handshaking)
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Closed)
+    }
+
+    /// The handshake is complete.
+    pub(super) fn open(&mut self, now: Instant) -> Option<&mut Admitted> {
+        self.phase = Phase::Open;
+        self.handshake_deadline = None;
+        self.settle_deadline = Some(now + PATH_SETTLE);
+        self.admitted.as_mut()
+    }
+
+    /// The driver is done with it.
+    pub(super) fn close(&mut self) -> Option<Admitted> {
+        self.phase = Phase::Closed;
+        self.http = None;
+        self.sendable = None;
+        self.backlogs = HashMap::default();
+        self.paused = Vec::new();
+        self.handshake_deadline = None;
+        self.settle_deadline = None;
+        self.early_deadline = None;
+        self.admitted.take()
+    }
+
+    pub(super) fn keep_early_until(&mut self, deadline: Instant) {
+        self.early_datagrams = true;
+        self.early_deadline.get_or_insert(deadline);
+    }
+
+    /// The earliest of QUIC's timers and ours.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        let ours = [
+            self.handshake_deadline,
+            self.settle_deadline,
+            self.early_deadline,
+        ];
+        ours.into_iter()
+            .flatten()
+            .chain(self.quic.poll_timeout())
+            .min()
+    }
+
+    /// Runs due timers; true when the handshake took too long.
+    pub(super) fn handle_timeouts(
+        &mut self,
+        now: Instant,
+        epoch: Instant,
+        events: &mut VecDeque<Event>,
+    ) -> bool {
+        self.quic.handle_timeout(now);
+        if self.early_deadline.is_some_and(|deadline| deadline <= now) {
+            self.early_deadline = None;
+            self.early_datagrams = false;
+            if let Some(http) = self.http.as_deref_mut() {
+                http.handle_timeout(millis(epoch, now));
+            }
+        }
+        if self.settle_deadline.is_some_and(|deadline| deadline <= now) {
+            self.settle_deadline = None;
+            self.tell_small_path(events);
+        }
+        let late = self
+            .handshake_deadline
+            .is_some_and(|deadline| deadline <= now);
+        late && self.is_handshaking()
+    }
+
+    /// Reads again what may have changed with the packets of this turn.
+    pub(super) fn refresh(&mut self, bound: crate::QueueBound, events: &mut VecDeque<Event>) {
+        let path = self.quic.stats().path;
+        self.queue_limit = bound.bytes(path.cwnd, path.rtt);
+        self.udp_payload = path.current_mtu;
+        let max_datagram = self.quic.datagrams().max_size().unwrap_or(0);
+        if max_datagram != self.max_datagram {
+            self.max_datagram = max_datagram;
+            events.push_back(Event::DatagramSize {
+                conn: self.id,
+                max_bytes: max_datagram,
+            });
+            if self.settle_deadline.is_none() {
+                self.tell_small_path(events);
+            }
+        }
+        let remote = self.quic.remote_address();
+        if remote != self.remote {
+            self.remote = remote;
+            events.push_back(Event::Migrated {
+                conn: self.id,
+                remote,
+            });
+        }
+    }
+
+    fn tell_small_path(&mut self, events: &mut VecDeque<Event>) {
+        let small = self.udp_payload < MIN_TUNNEL_UDP_PAYLOAD_BYTES;
+        if small && !self.path_small_told {
+            let udp_payload_bytes = self.udp_payload;
+            events.push_back(Event::PathTooSmall {
+                conn: self.id,
+                udp_payload_bytes,
+            });
+        }
+        self.path_small_told = small;
+    }
+}
+
+impl PathFloor {
+    /// The floor for a connection whose first Initial came in a datagram of `size` bytes: one
+    /// padded for a tunnel has shown that the path takes it.
+    pub(super) const fn of_initial(size: usize) -> Self {
+        if size >= MIN_TUNNEL_UDP_PAYLOAD_BYTES as usize {
+            Self::Tunnel
+        } else {
+            Self::Quic
+        }
+    }
+}
