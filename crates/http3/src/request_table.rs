@@ -10,6 +10,9 @@ use crate::{
 };
 
 /// Open requests by their Quarter Stream ID, and which ones are over.
+///
+/// The hasher needs no random seed: the peer can choose the keys only among the streams QUIC lets
+/// it open, and no more of them are in the table than may be open at one time.
 #[derive(Debug)]
 pub(crate) struct RequestTable {
     open: HashMap<u64, Request, FixedState>,

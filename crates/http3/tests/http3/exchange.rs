@@ -10,13 +10,25 @@ use crate::{harness::*, heads::*};
 fn tunnel(cuts: Vec<usize>) {
     let mut pair = Pair::connected(cuts);
     assert!(pair.client.http.datagrams_ready() && pair.server.http.datagrams_ready());
-    assert_eq!(
-        pair.client
-            .http
-            .peer_setting(settings::ENABLE_CONNECT_PROTOCOL),
-        Some(1)
-    );
+    let setting = pair
+        .client
+        .http
+        .peer_setting(settings::ENABLE_CONNECT_PROTOCOL);
+    assert_eq!(setting, Some(1));
     let stream = pair.request(&connect_ip(), true);
+    open(&mut pair, stream);
+    use_and_end(&mut pair, stream);
+    assert_eq!(
+        (
+            pair.client.http.open_requests(),
+            pair.server.http.open_requests()
+        ),
+        (0, 0)
+    );
+    assert_eq!((pair.client.closed, pair.server.closed), (None, None));
+}
+
+fn open(pair: &mut Pair, stream: StreamId) {
     assert_eq!(pair.datagram(stream, b"early"), DatagramIn::Kept);
     pair.run();
     let [Event::Request { head, .. }] = &pair.server.events[..] else {
@@ -28,18 +40,18 @@ fn tunnel(cuts: Vec<usize>) {
     pair.client.http.accept_datagrams(stream);
     let early: Vec<_> = std::iter::from_fn(|| pair.server.http.poll_early_datagram()).collect();
     assert_eq!(early, [(stream, "early".into()), (stream, "more".into())]);
-    assert_eq!(
-        pair.datagram(stream, b"now"),
-        DatagramIn::Deliver {
-            stream,
-            payload: "now".into()
-        }
-    );
-
+    let expected = DatagramIn::Deliver {
+        stream,
+        payload: "now".into(),
+    };
+    assert_eq!(pair.datagram(stream, b"now"), expected);
     pair.server
         .http
         .send_response(stream, &status(200), false)
         .unwrap();
+}
+
+fn use_and_end(pair: &mut Pair, stream: StreamId) {
     let long = Bytes::from(vec![7; 2000]);
     pair.server
         .http
@@ -83,14 +95,6 @@ fn tunnel(cuts: Vec<usize>) {
         &pair.client.events[1..],
         [Event::Data { data, .. }, Event::Finished { .. }] if data.ends_with(b"last")
     ));
-    assert_eq!(
-        (
-            pair.client.http.open_requests(),
-            pair.server.http.open_requests()
-        ),
-        (0, 0)
-    );
-    assert_eq!((pair.client.closed, pair.server.closed), (None, None));
 }
 
 #[test]

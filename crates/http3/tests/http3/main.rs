@@ -8,5 +8,7 @@ mod datagrams;
 mod exchange;
 mod harness;
 mod heads;
+mod lifecycle;
 mod raw;
 mod requests;
+mod robustness;

@@ -132,6 +132,13 @@ impl Raw {
     }
 }
 
+/// A server that got `bytes` on stream 0.
+pub(crate) fn server_after(bytes: &[u8]) -> Raw {
+    let mut raw = Raw::server();
+    raw.feed(StreamId(0), bytes);
+    raw
+}
+
 pub(crate) fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
     let mut out = header(kind, payload.len() as u64);
     out.extend_from_slice(payload);
