@@ -20,6 +20,9 @@ use crate::{
 /// an ordinary round trip time, each lost three times.
 const PATH_SETTLE: Duration = Duration::from_secs(2);
 
+/// How often HTTP/3 is told the time while its connection has something to do.
+const HTTP_TICK_MS: u64 = 100;
+
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -83,6 +86,8 @@ pub(super) struct Conn {
     handshake_deadline: Option<Instant>,
     settle_deadline: Option<Instant>,
     early_deadline: Option<Instant>,
+    /// When HTTP/3's clock was last set.
+    http_ticked_ms: u64,
 }
 
 impl Conn {
@@ -122,6 +127,17 @@ impl Conn {
             handshake_deadline: Some(handshake_deadline),
             settle_deadline: None,
             early_deadline: None,
+            http_ticked_ms: 0,
+        }
+    }
+
+    /// Lets HTTP/3 forget what is too old, now and then.
+    pub(super) fn tick_http(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.http_ticked_ms) >= HTTP_TICK_MS
+            && let Some(http) = self.http.as_deref_mut()
+        {
+            self.http_ticked_ms = now_ms;
+            http.handle_timeout(now_ms);
         }
     }
 

@@ -8,7 +8,7 @@ use quinn_proto::{
     ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId,
 };
 
-use super::{Machine, conn::Conn, schedule, varint};
+use super::{Machine, conn::Conn, millis, schedule, varint};
 use crate::{CloseReason, Event, tls};
 
 /// What one look at a connection came to.
@@ -61,6 +61,7 @@ impl Machine {
             self.events.push_back(Event::Connected { conn: conn.id });
         }
         if conn.is_open() {
+            conn.tick_http(millis(self.epoch, self.now));
             conn.pump(
                 self.config.stream_backlog_bytes,
                 &mut self.events,
