@@ -208,9 +208,6 @@ fn describe_v4(packet: &[u8]) -> Result<IpHeader, PacketError> {
     if header_bytes < IPV4_HEADER_BYTES || header_bytes > packet.len() {
         return Err(PacketError::BadHeaderLength);
     }
-    if total_bytes < header_bytes {
-        return Err(PacketError::LengthMismatch);
-    }
     let fragment_field = u16::from_be_bytes([fixed[6], fixed[7]]);
     let fragment = match (fragment_field & 0x1fff, fragment_field & 0x2000) {
         (0, 0) => Fragment::Whole,

@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 use crate::build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp};
 use crate::bytes::write_u16;
-use crate::checksum::{checksum, pseudo_header};
+use crate::checksum::pseudo_header;
 use crate::ip::{IpVersion, parse};
 use crate::protocol;
 use crate::segment::{GsoInfo, GsoKind, PartialChecksum};
@@ -155,10 +155,16 @@ pub(crate) fn offload(packet: &mut [u8], segment_bytes: u16) -> GsoInfo {
 pub(crate) fn number(packet: &mut [u8], identification: u16) {
     if packet[0] >> 4 == 4 {
         write_u16(packet, 4, identification);
-        write_u16(packet, 10, 0);
-        let sum = checksum(&packet[..20]);
-        write_u16(packet, 10, sum);
+        resum(packet);
     }
+}
+
+/// Writes the right header checksum into an IPv4 packet.
+pub(crate) fn resum(packet: &mut [u8]) {
+    let header_bytes = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let sum = !naive_sum(&packet[..header_bytes]);
+    write_u16(packet, 10, sum);
 }
 
 /// Protocols that are no IPv6 extension header.

@@ -183,6 +183,23 @@ impl Segments<'_> {
         }
     }
 
+    /// Length of the packet that [`write_next`](Self::write_next) writes next, in bytes; `None`
+    /// after the last one.
+    #[must_use]
+    #[inline]
+    pub fn next_packet_bytes(&self) -> Option<usize> {
+        if self.next == self.count {
+            return None;
+        }
+        Some(match &self.plan {
+            Plan::Whole(_) => self.packet.len(),
+            Plan::Split(split) => {
+                let rest = self.packet.len() - self.next * split.segment_bytes;
+                rest.min(split.header_bytes + split.segment_bytes)
+            }
+        })
+    }
+
     /// Writes the next packet, complete with its checksums, to the start of `out` and returns its
     /// length in bytes.
     ///

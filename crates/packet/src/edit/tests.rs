@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::build::{TcpFields, build_tcp, build_udp, tcp_flag};
 use crate::ip::parse;
-use crate::reference::{V4_A, V4_B, V6_A, V6_B, addresses, check_packet, naive_sum, packets};
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, addresses, check_packet, packets, resum};
 
 fn syn(a: std::net::IpAddr, b: std::net::IpAddr, flags: u8, options: &[u8]) -> Vec<u8> {
     build_tcp(
@@ -135,9 +135,7 @@ proptest! {
         let at = if packet[0] >> 4 == 4 { 8 } else { 7 };
         packet[at] = hop_limit;
         if at == 8 {
-            packet[10..12].fill(0);
-            let sum = !naive_sum(&packet[..20]);
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            resum(&mut packet);
         }
         let before = parse(&packet).unwrap();
         prop_assert!(decrement_hop_limit(&mut packet));
@@ -149,9 +147,7 @@ proptest! {
     fn ecn_keeps_the_rest(mut packet in packets(), traffic_class: u8, index in 0..4usize) {
         if packet[0] >> 4 == 4 {
             packet[1] = traffic_class;
-            packet[10..12].fill(0);
-            let sum = !naive_sum(&packet[..20]);
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            resum(&mut packet);
         } else {
             packet[0] = 0x60 | traffic_class >> 4;
             packet[1] = traffic_class << 4 | 0x0d;

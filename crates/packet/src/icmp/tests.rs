@@ -4,7 +4,7 @@ use super::*;
 use crate::build::{build_icmp_echo, build_ip, build_udp};
 use crate::ip::parse;
 use crate::reference::{
-    V4_A, V4_B, V6_A, V6_B, broken_packets, check_packet, is_icmp_error, packets,
+    V4_A, V4_B, V6_A, V6_B, broken_packets, check_packet, is_icmp_error, packets, resum,
 };
 
 const ERRORS: [IcmpError; 8] = [
@@ -149,11 +149,9 @@ fn fragments_but_the_first_are_not_answered() {
         let packet = build_ip(V6_A, V6_B, 44, &fragment);
         assert_eq!(error_about(&packet, TOO_BIG).is_some(), answered);
         let mut packet = build_udp(V4_A, V4_B, 1, 2, b"x");
-        let field = (offset / 8 | 0x2000).to_be_bytes();
+        let field = ((offset / 8) | 0x2000).to_be_bytes();
         packet[6..8].copy_from_slice(&field);
-        packet[10..12].fill(0);
-        let sum = checksum(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        resum(&mut packet);
         assert_eq!(error_about(&packet, TOO_BIG).is_some(), answered);
     }
 }
@@ -240,6 +238,37 @@ fn echo_replies() {
         build_echo_reply(&mut [0; 99], &build_udp(V4_A, V4_B, 8, 8, b"")),
         None
     );
+}
+
+#[test]
+fn a_reply_keeps_the_class_but_not_the_congestion() {
+    for (a, b, class) in [(V4_A, V4_B, [0x45, 0xb8]), (V6_A, V6_B, [0x6b, 0x80])] {
+        let mut request = build_icmp_echo(a, b, 1, 1, b"x");
+        // DSCP 46 and congestion experienced.
+        request[..2].copy_from_slice(if a.is_ipv4() {
+            &[0x45, 0xbb]
+        } else {
+            &[0x6b, 0xb0]
+        });
+        if a.is_ipv4() {
+            resum(&mut request);
+        }
+        let mut out = [0; 100];
+        build_echo_reply(&mut out, &request).unwrap();
+        assert_eq!(out[..2], class);
+    }
+}
+
+#[test]
+fn a_fragment_of_a_request_is_not_answered() {
+    let mut request = build_icmp_echo(V4_A, V4_B, 1, 1, b"x");
+    request[6] = 0x20;
+    resum(&mut request);
+    assert_eq!(
+        parse(&request).unwrap().fragment,
+        Fragment::First { more: true }
+    );
+    assert_eq!(build_echo_reply(&mut [0; 100], &request), None);
 }
 
 #[test]

@@ -3,20 +3,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::build::{build_ip, build_udp};
-use crate::reference::{V4_A, V4_B, V6_A, V6_B};
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, resum};
 
 fn edited(packet: &[u8], edit: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let mut packet = packet.to_vec();
     edit(&mut packet);
     packet
-}
-
-/// Writes a right header checksum into an IPv4 packet.
-fn resum(packet: &mut [u8]) {
-    let header_bytes = usize::from(packet[0] & 15) * 4;
-    packet[10..12].fill(0);
-    let sum = crate::checksum::checksum(&packet[..header_bytes]);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[test]
@@ -290,4 +282,21 @@ fn the_bound_of_the_chain() {
         chain(MAX_EXTENSION_HEADERS + 1),
         Err(PacketError::ExtensionChain)
     );
+}
+
+#[test]
+fn a_second_fragment_header_does_not_hide_the_first() {
+    let chain = |first: u16, second: u16| {
+        let mut bytes = vec![44, 0];
+        bytes.extend(first.to_be_bytes());
+        bytes.extend([0, 0, 0, 1, 17, 0]);
+        bytes.extend(second.to_be_bytes());
+        bytes.extend([0, 0, 0, 1]);
+        parse(&build_ip(V6_A, V6_B, 44, &bytes)).unwrap().fragment
+    };
+    assert_eq!(chain(0, 0), Fragment::First { more: false });
+    assert_eq!(chain(1, 0), Fragment::First { more: true });
+    assert_eq!(chain(0, 1), Fragment::First { more: true });
+    assert_eq!(chain(0, 8), Fragment::Later);
+    assert_eq!(chain(8, 0), Fragment::Later);
 }

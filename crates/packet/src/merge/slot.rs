@@ -93,9 +93,8 @@ impl Slot {
     /// Whether `next`, a packet of the flow of this open slot, continues it.
     #[inline]
     pub(super) fn accepts(&self, next: &Candidate, packet: &[u8]) -> bool {
-        next.kind == self.kind
-            && next.header_bytes == self.header_bytes
-            && next.payload_bytes <= self.segment_bytes
+        // The flow gives the kind, and the data offset of TCP the length of the headers.
+        next.payload_bytes <= self.segment_bytes
             && self.header_bytes + self.payload_bytes + next.payload_bytes <= MAX_MERGED_BYTES
             && (self.kind == GsoKind::UdpL4
                 || next.sequence == self.next_sequence && self.same_tcp(packet))

@@ -4,9 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp, tcp_flag};
-use crate::bytes::write_u16;
-use crate::checksum::checksum;
-use crate::reference::{V4_A, V4_B, V6_A, V6_B};
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, number};
 
 /// What a flow does next.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +109,7 @@ impl Flow {
         let congested = matches!(step, Step::Congestion);
         if a.is_ipv4() {
             packet[1] = if congested { 3 } else { 2 };
-            write_u16(&mut packet, 4, self.identification);
-            write_u16(&mut packet, 10, 0);
-            let sum = checksum(&packet[..20]);
-            write_u16(&mut packet, 10, sum);
+            number(&mut packet, self.identification);
         } else {
             packet[1] = if congested { 0x30 } else { 0x20 };
         }
