@@ -69,7 +69,7 @@ mod tests {
         let labels = [("team", "web"), ("env", "prod")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
-        let is = |json| matches(&selector(json), &labels);
+        let is = |json: &str| matches(&selector(json), &labels);
         assert!(is("{}"));
         assert!(is(r#"{"matchLabels":{"team":"web"}}"#));
         assert!(!is(r#"{"matchLabels":{"team":"db"}}"#));

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use masque_api::Reason;
 use masque_model::{Attachment, ConnectorKey, ObjectName, Snapshot};
 
@@ -296,41 +297,46 @@ fn addresses_free(
 
 /// Why an address cannot be given out.
 fn unavailable(address: &IpAddr, snapshot: &Snapshot) -> Option<&'static str> {
-    let pool = snapshot
-        .pools
-        .iter()
-        .find(|pool| pool.prefix.contains(address));
-    match pool {
-        None => Some("is in no pool"),
-        Some(pool) if pool.reserved.iter().any(|part| part.contains(address)) => {
-            Some("is in a reserved part of a pool")
-        }
-        Some(_) => None,
+    let mut pools = snapshot.pools.iter();
+    let Some(pool) = pools.find(|pool| pool.prefix.contains(address)) else {
+        return Some("is in no pool");
+    };
+    if pool.reserved.iter().any(|part| part.contains(address)) {
+        return Some("is in a reserved part of a pool");
+    }
+    if gateway_address(&pool.prefix) == Some(*address) {
+        return Some("is the gateway's own address in a pool");
+    }
+    let wide = pool.prefix.max_prefix_len() - pool.prefix.prefix_len() > 1;
+    let edge = *address == pool.prefix.network()
+        || address.is_ipv4() && *address == pool.prefix.broadcast();
+    (wide && edge).then_some("is the network or broadcast address of a pool")
+}
+
+/// The address that a gateway answers on in a pool: its first host. None in a pool of
+/// one address, which is a client's.
+fn gateway_address(pool: &IpNet) -> Option<IpAddr> {
+    match pool.max_prefix_len() - pool.prefix_len() {
+        0 => None,
+        // RFC 3021 and RFC 6164: the two addresses of a point-to-point prefix are both hosts.
+        1 => Some(pool.network()),
+        _ => pool.hosts().find(|host| *host != pool.network()),
     }
 }
 
 /// The part of the ingress point's routes that the attachment may reach. An empty result means
 /// nothing, not everything.
-fn routes(
-    checked: &CheckedAttachment,
-    snapshot: &Snapshot,
-    report: &mut Report<'_>,
-) -> Vec<ipnet::IpNet> {
+fn routes(checked: &CheckedAttachment, snapshot: &Snapshot, report: &mut Report<'_>) -> Vec<IpNet> {
     if checked.allowed_routes.is_empty() {
         return snapshot.routes.clone();
     }
     for (i, route) in checked.allowed_routes.iter().enumerate() {
-        let common = prefixes::intersect(&snapshot.routes, std::slice::from_ref(route));
-        if common == [*route] {
+        // A wider prefix than what is offered is a way to say "all of it there".
+        if !prefixes::intersect(&snapshot.routes, std::slice::from_ref(route)).is_empty() {
             continue;
         }
-        let which = if common.is_empty() {
-            "no part"
-        } else {
-            "only a part"
-        };
         let message = format_args!(
-            "{which} of {route} is in the routes of {}",
+            "no part of {route} is in the routes of {}",
             snapshot.ingress_point
         );
         let offered: Vec<_> = snapshot.routes.iter().map(ToString::to_string).collect();

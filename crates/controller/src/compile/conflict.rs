@@ -110,15 +110,15 @@ fn listeners(
             .iter()
             .filter(|other| same_port(other, listener))
         {
-            listener_pair(ours, listener, theirs, other, &field, report);
+            listener_pair(listener, theirs, other, &field, report);
         }
     }
 }
 
-/// Two listeners of different ingress points on one port: the same protocol, and a path or a host
-/// name that tells them apart.
+/// Two listeners of different ingress points on one port speak the same protocol, and no path of
+/// one is a path of the other under the same host name. (The default path leads to the VPC that the
+/// client's key is attached to, and every VPC has a path of its own.)
 fn listener_pair(
-    ours: &Snapshot,
     listener: &Listener,
     theirs: &Snapshot,
     other: &Listener,
@@ -145,14 +145,6 @@ fn listener_pair(
     };
     if !same_host {
         return;
-    }
-    if ours.vpc.name == theirs.vpc.name {
-        let message = format_args!(
-            "the path /vpc/{}/ on port {} belongs to VPCIngressPoint {winner}, which has precedence",
-            ours.vpc.name, listener.port
-        );
-        let hint = "use another port or hostname";
-        report.error(&format!("{field}.port"), Reason::Conflicted, message, hint);
     }
     let taken = listener
         .path_templates
