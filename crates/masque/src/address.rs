@@ -133,3 +133,6 @@ pub(crate) fn read_address(reader: &mut Reader<'_>, version: u8) -> Result<IpAdd
         other => Err(CapsuleError::IpVersion(other)),
     }
 }
+
+#[cfg(test)]
+mod tests;

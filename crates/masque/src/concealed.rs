@@ -231,3 +231,6 @@ fn unquote(value: &str) -> Option<String> {
     }
     Some(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,3 +209,6 @@ fn forbidden_field(fields: &[Field]) -> Option<&'static str> {
         .into_iter()
         .find(|name| fields.iter().any(|field| field.name == *name))
 }
+
+#[cfg(test)]
+mod tests;

@@ -280,3 +280,6 @@ const fn to_v6(address: IpAddr) -> Ipv6Addr {
         IpAddr::V6(address) => address,
     }
 }
+
+#[cfg(test)]
+mod tests;

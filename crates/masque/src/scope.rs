@@ -275,3 +275,6 @@ fn percent_decode(raw: &str) -> Option<String> {
     }
     Some(out)
 }
+
+#[cfg(test)]
+mod tests;

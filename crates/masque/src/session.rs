@@ -1,23 +1,27 @@
 //! One CONNECT-IP tunnel: the state machine of its request stream (RFC 9484 §4.7 to §6).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use ipnet::IpNet;
 
 use crate::capsule::encode_raw;
 use crate::{
-    AssignedAddress, Capsule, CapsuleDecoder, CapsuleError, IpRange, RequestedAddress,
-    capsule_type, context, normalize,
+    AssignedAddress, Capsule, CapsuleDecoder, IpRange, RequestedAddress, capsule_type, context,
+    normalize,
 };
 
 pub mod bounds;
 mod error;
 mod event;
+mod peer_requests;
+mod wrap_up;
 
 use bounds::Churn;
 pub use error::{CommandError, SessionError};
 pub use event::{DatagramDrop, Event, SessionStats};
+use peer_requests::PeerRequests;
+use wrap_up::WrapUp;
 
 /// Which end of the tunnel we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,15 +54,15 @@ pub struct Session {
     // What the peer said.
     assigned: Vec<AssignedAddress>,
     routes: Vec<IpRange>,
-    pending: BTreeMap<u64, RequestedAddress>,
-    /// The last request ids of the peer; oldest first.
-    used_request_ids: VecDeque<u64>,
+    peer_requests: PeerRequests,
     peer_copes_with_unknown: bool,
 
     // What we say. `None` until the first command.
     granted: Option<Vec<AssignedAddress>>,
     granted_changed: bool,
     refusals: Vec<AssignedAddress>,
+    /// Ids of entries in `granted` whose answer the peer has not been told.
+    unsent_answers: BTreeSet<u64>,
     advertised: Option<Vec<IpRange>>,
     advertised_changed: bool,
     requested: BTreeMap<u64, IpNet>,
@@ -77,16 +81,6 @@ enum Stream {
     Failed(SessionError),
 }
 
-/// The capsule that announces the end of a tunnel (draft-ietf-httpbis-wrap-up). Its type is
-/// provisional, so the caller names it.
-#[derive(Debug, Default)]
-struct WrapUp {
-    capsule_type: Option<u64>,
-    wanted: bool,
-    /// Sent (proxy) or received (client).
-    done: bool,
-}
-
 impl Session {
     /// A tunnel in which nothing was said yet.
     pub fn new(role: Role) -> Self {
@@ -99,12 +93,12 @@ impl Session {
             stats: SessionStats::default(),
             assigned: Vec::new(),
             routes: Vec::new(),
-            pending: BTreeMap::new(),
-            used_request_ids: VecDeque::new(),
+            peer_requests: PeerRequests::default(),
             peer_copes_with_unknown: false,
             granted: None,
             granted_changed: false,
             refusals: Vec::new(),
+            unsent_answers: BTreeSet::new(),
             advertised: None,
             advertised_changed: false,
             requested: BTreeMap::new(),
@@ -185,6 +179,7 @@ impl Session {
             // RFC 9484 §4.7.2: rejections "SHOULD NOT be included in subsequent ADDRESS_ASSIGN
             // capsules".
             let mut list = std::mem::take(&mut self.refusals);
+            self.unsent_answers.clear();
             list.extend(self.granted.iter().flatten());
             return Some(Capsule::AddressAssign(list).encode());
         }
@@ -192,7 +187,12 @@ impl Session {
             let list = self.advertised.clone().unwrap_or_default();
             return Some(Capsule::RouteAdvertisement(list).encode());
         }
-        self.poll_wrap_up()
+        if !self.peer_copes_with_unknown {
+            return None;
+        }
+        self.wrap_up
+            .poll_transmit(self.role)
+            .map(|capsule_type| encode_raw(capsule_type, &[]))
     }
 
     /// Assigns exactly `prefixes` to the peer. Says so only if that changes something, or if nothing
@@ -205,15 +205,24 @@ impl Session {
         let mut wanted: Vec<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        check_bound("assigned prefixes", wanted.len(), bounds::MAX_ASSIGNED)?;
         let former = self.granted.as_deref().unwrap_or_default();
-        let list: Vec<AssignedAddress> = wanted
-            .into_iter()
-            .map(|prefix| {
-                let kept = former.iter().find(|entry| entry.prefix == prefix);
-                kept.copied().unwrap_or(AssignedAddress::unprompted(prefix))
-            })
-            .collect();
+        let mut list = Vec::with_capacity(wanted.len());
+        for prefix in wanted {
+            let unchanged = list.len();
+            list.extend(former.iter().filter(|entry| entry.prefix == prefix));
+            if list.len() == unchanged {
+                list.push(AssignedAddress::unprompted(prefix));
+            }
+        }
+        check_bound("assigned prefixes", list.len(), bounds::MAX_ASSIGNED)?;
+        // A request whose grant is withdrawn before it was sent still gets its answer.
+        for &AssignedAddress { request_id, prefix } in former {
+            let kept = list.iter().any(|entry| entry.request_id == request_id);
+            if !kept && self.unsent_answers.remove(&request_id) {
+                let request = RequestedAddress { request_id, prefix };
+                self.refusals.push(AssignedAddress::refusal(&request));
+            }
+        }
         if self.granted.as_ref() != Some(&list) {
             self.granted = Some(list);
             self.granted_changed = true;
@@ -277,9 +286,10 @@ impl Session {
     ) -> Result<(), CommandError> {
         let mut granted = self.granted.clone().unwrap_or_default();
         let mut refusals = Vec::new();
+        let mut told_by_grant = Vec::new();
         for (request_id, answer) in answers {
             let unknown = CommandError::UnknownRequest(*request_id);
-            let request = self.pending.get(request_id).ok_or(unknown)?;
+            let request = self.peer_requests.pending(*request_id).ok_or(unknown)?;
             let Some(prefix) = answer else {
                 refusals.push(AssignedAddress::refusal(request));
                 continue;
@@ -289,6 +299,7 @@ impl Session {
                 let request_id = *request_id;
                 return Err(CommandError::WrongFamily { request_id, prefix });
             }
+            told_by_grant.push(*request_id);
             // The answer takes the place of the same prefix assigned unprompted.
             granted.retain(|entry| entry.request_id != 0 || entry.prefix != prefix);
             granted.push(AssignedAddress {
@@ -299,11 +310,12 @@ impl Session {
         check_bound("assigned prefixes", granted.len(), bounds::MAX_ASSIGNED)?;
         granted.sort_unstable_by_key(|entry| (entry.prefix, entry.request_id));
         for (request_id, _) in answers {
-            self.pending.remove(request_id);
+            self.peer_requests.answered(*request_id);
         }
         if !answers.is_empty() {
             self.granted = Some(granted);
             self.refusals.append(&mut refusals);
+            self.unsent_answers.extend(told_by_grant);
             self.granted_changed = true;
         }
         Ok(())
@@ -363,7 +375,7 @@ impl Session {
 
     /// The peer's requests that wait for an answer, by id.
     pub fn pending_requests(&self) -> impl Iterator<Item = &RequestedAddress> {
-        self.pending.values()
+        self.peer_requests.iter()
     }
 
     /// Whether extension capsules may be sent.
@@ -423,7 +435,8 @@ impl Session {
             }
             Capsule::AddressRequest(list) => {
                 self.take_churn()?;
-                self.handle_requests(&list)?;
+                let unsent = self.refusals.len() + self.unsent_answers.len();
+                self.peer_requests.handle(&list, unsent)?;
                 Ok(Some(Event::AddressRequested(list)))
             }
             Capsule::RouteAdvertisement(list) => {
@@ -438,39 +451,13 @@ impl Session {
         }
     }
 
-    fn handle_requests(&mut self, list: &[RequestedAddress]) -> Result<(), SessionError> {
-        let waiting = self.pending.len() + self.refusals.len() + list.len();
-        if waiting > bounds::MAX_PENDING_REQUESTS {
-            return Err(SessionError::PendingRequests);
-        }
-        for request in list {
-            let request_id = request.request_id;
-            let reused = self.pending.contains_key(&request_id)
-                || self.used_request_ids.contains(&request_id);
-            if reused {
-                return Err(CapsuleError::RequestIdReused(request_id).into());
-            }
-            if self.used_request_ids.len() == bounds::MAX_TRACKED_REQUEST_IDS {
-                self.used_request_ids.pop_front();
-            }
-            self.used_request_ids.push_back(request_id);
-            self.pending.insert(request_id, *request);
-        }
-        Ok(())
-    }
-
     fn handle_unknown(
         &mut self,
         capsule_type: u64,
         length_bytes: u64,
     ) -> Result<Option<Event>, SessionError> {
         if self.wrap_up.capsule_type == Some(capsule_type) {
-            // draft-ietf-httpbis-wrap-up §2.3: "If a server receives a WRAP_UP capsule, it MUST abort
-            // the corresponding request stream", and so must a client at a second or non-empty one.
-            if self.role == Role::Proxy || self.wrap_up.done || length_bytes > 0 {
-                return Err(SessionError::WrapUp);
-            }
-            self.wrap_up.done = true;
+            self.wrap_up.handle(self.role, length_bytes)?;
             return Ok(Some(Event::WrapUp));
         }
         self.stats.unknown_capsules += 1;
@@ -499,16 +486,6 @@ impl Session {
         self.extensions.push_back(encode_raw(capsule_type, value));
         Ok(())
     }
-
-    fn poll_wrap_up(&mut self) -> Option<Bytes> {
-        let due = self.role == Role::Proxy
-            && self.wrap_up.wanted
-            && !self.wrap_up.done
-            && self.peer_copes_with_unknown;
-        let capsule_type = self.wrap_up.capsule_type.filter(|_| due)?;
-        self.wrap_up.done = true;
-        Some(encode_raw(capsule_type, &[]))
-    }
 }
 
 const fn check_bound(what: &'static str, count: usize, max: usize) -> Result<(), CommandError> {
@@ -518,3 +495,6 @@ const fn check_bound(what: &'static str, count: usize, max: usize) -> Result<(),
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,6 @@ fn expand_expression(operator: Operator, variables: &[Variable], scope: &Scope, 
         out.push_str(&variable.value(scope));
     }
 }
+
+#[cfg(test)]
+mod tests;
