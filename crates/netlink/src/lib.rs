@@ -1,1 +1,37 @@
-//! Observe, diff and apply of links, addresses, routes, rules and seg6 over rtnetlink.
+//! The kernel's links, rules, routes and seg6 state: observe, diff, apply.
+//!
+//! [`Kernel`] is a handle on one network namespace. A gateway computes a
+//! [`KernelPlan`](masque_srv6::KernelPlan), [`Kernel::observe`]s, takes the [`diff`] and
+//! [`Kernel::apply`]s it; doing that again finds nothing to do, and after a crash it repairs what is
+//! left. Everything the gateway makes carries its own route protocol number, so nothing of anybody
+//! else is touched. [`Kernel::clear`] takes all of it away.
+//!
+//! A client uses the plain functions: [`Kernel::set_link_up`], [`Kernel::add_address`],
+//! [`Kernel::replace_route`], [`Kernel::route_to`].
+//!
+//! All calls block for the microseconds that a netlink request takes, and need no runtime.
+//!
+//! **Namespaces.** The sockets belong to the network namespace of the thread that called
+//! [`Kernel::open`]; files below `/proc/sys` to that of the thread that calls. Use one namespace.
+//!
+//! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed; those changed by
+//! a process that crashed stay (forwarding on, reverse-path filters off).
+#![allow(unsafe_code, reason = "netlink sockets through libc")]
+
+mod apply;
+mod change;
+mod error;
+mod generic;
+mod host;
+mod kernel;
+mod message;
+mod observe;
+mod probe;
+mod socket;
+mod sysctl;
+
+pub use change::{Change, Place, diff};
+pub use error::NetlinkError;
+pub use host::{HostRoute, RouteLookup};
+pub use kernel::{CLIENT_ROUTE_PROTOCOL, Kernel, ROUTE_PROTOCOL};
+pub use observe::{Observed, ObservedLink, RouteKey};

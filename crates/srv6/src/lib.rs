@@ -6,6 +6,8 @@ mod encap;
 mod plan;
 mod usid;
 
+pub use masque_model::Sid;
+
 pub use encap::{
     DecapError, EncapError, HOP_LIMIT, Inner, OUTER_BYTES, decapsulate, flow_label, outer_header,
 };

@@ -399,6 +399,10 @@ fn plan_sysctls(plan: &mut KernelPlan, vpc: &VpcLinks<'_>) {
         Some("1"),
     );
     set("net/ipv6/conf/all/forwarding".into(), "1", None);
+    if plan.decapsulation == Decapsulation::EndDt46 {
+        // End.DT46 wants a table to belong to exactly one VRF.
+        set("net/vrf/strict_mode".into(), "1", None);
+    }
     // No link-local address on the TUN: the kernel would talk (router solicitations, MLD) to
     // clients.
     set(
