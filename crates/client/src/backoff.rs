@@ -47,11 +47,15 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// Whether the gateway was up within [`HEALTHY_RECENTLY`].
+    pub(crate) fn is_recent(&self, now: Instant) -> bool {
+        self.healthy
+            .is_some_and(|at| now.duration_since(at) < HEALTHY_RECENTLY)
+    }
+
     /// An attempt failed at `now`; how long to wait before the next.
     pub(crate) fn failed(&mut self, retry: Retry, now: Instant) -> Duration {
-        let recently = self
-            .healthy
-            .is_some_and(|at| now.duration_since(at) < HEALTHY_RECENTLY);
+        let recently = self.is_recent(now);
         let wait = match retry {
             Retry::Helps => {
                 let max = if recently { WAIT_MAX_HEALTHY } else { WAIT_MAX };

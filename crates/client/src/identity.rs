@@ -18,6 +18,9 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 const Z_BASE_32: &str = "ybndrfg8ejkmcpqxot1uwisza345h769";
 /// RFC 7468 §2: lines of 64 characters.
 const PEM_LINE_CHARS: usize = 64;
+const SEED_BYTES: usize = 32;
+/// OCTET STRING of 34 bytes, which holds an OCTET STRING of 32 (RFC 8410 §7).
+const SEED_HEADER: [u8; 4] = [0x04, 0x22, 0x04, 0x20];
 /// A key file is about 200 bytes; anything beyond this is no key file.
 const KEY_FILE_MAX_BYTES: u64 = 64 * 1024;
 
@@ -191,6 +194,23 @@ impl ConnectorIdentity {
         let mut signature = [0; 64];
         signature.copy_from_slice(self.pair.sign(message).as_ref());
         signature
+    }
+
+    /// The private key itself (RFC 8032 §5.1.5): in PKCS #8 it is an OCTET STRING inside an OCTET
+    /// STRING (RFC 8410 §7), the first of its length.
+    pub(crate) fn seed(&self) -> [u8; 32] {
+        let mut seed = [0; SEED_BYTES];
+        if let Some(at) = self
+            .pkcs8
+            .windows(SEED_HEADER.len())
+            .position(|w| w == SEED_HEADER)
+        {
+            let start = at + SEED_HEADER.len();
+            if let Some(bytes) = self.pkcs8.get(start..start + SEED_BYTES) {
+                seed.copy_from_slice(bytes);
+            }
+        }
+        seed
     }
 
     pub(crate) fn pair(&self) -> &Ed25519KeyPair {

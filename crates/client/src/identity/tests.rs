@@ -82,3 +82,11 @@ fn ids_have_the_documented_lengths_and_debug_hides_the_secret() {
     // All zero bits are the first symbol of the alphabet.
     assert_eq!(PublicId([0; 32]).z_base_32(), "y".repeat(52));
 }
+
+#[test]
+fn the_seed_makes_the_same_key() {
+    let identity = ConnectorIdentity::generate().unwrap();
+    let public = identity.public_id();
+    let again = Ed25519KeyPair::from_seed_unchecked(&identity.seed()).unwrap();
+    assert_eq!(again.public_key().as_ref(), public.as_bytes());
+}

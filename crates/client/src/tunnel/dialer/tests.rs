@@ -1,0 +1,152 @@
+use super::*;
+
+const NONE: Live = Live {
+    unanswered: 0,
+    answered: 0,
+};
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], 4433))
+}
+
+fn unanswered(count: usize) -> Live {
+    Live {
+        unanswered: count,
+        answered: 0,
+    }
+}
+
+fn refused() -> AttachError {
+    AttachError::Unreachable {
+        gateway: address(1),
+        reason: "connection refused".into(),
+    }
+}
+
+fn dialer(keep_trying: bool) -> Dialer {
+    Dialer::new(Some(address(1)), keep_trying, 7)
+}
+
+#[test]
+fn two_addresses_are_raced() {
+    let start = Instant::now();
+    let mut dialer = Dialer::new(None, false, 7);
+    dialer.begin(start);
+    assert_eq!(dialer.poll(start, NONE), Some(Action::Resolve));
+    assert_eq!(dialer.poll(start, NONE), None, "waits for the resolver");
+    dialer.resolved(Ok(vec![address(1), address(2)]));
+    assert_eq!(dialer.poll(start, NONE), Some(Action::Dial(address(1))));
+    assert_eq!(dialer.poll(start, unanswered(1)), None);
+    assert_eq!(dialer.deadline(unanswered(1)), Some(start + STAGGER));
+    assert_eq!(
+        dialer.poll(start + STAGGER, unanswered(1)),
+        Some(Action::Dial(address(2)))
+    );
+    let much_later = start + Duration::from_secs(9);
+    assert_eq!(
+        dialer.poll(much_later, unanswered(2)),
+        None,
+        "QUIC repeats by itself"
+    );
+}
+
+#[test]
+fn the_first_round_decides_unless_told_to_keep_trying() {
+    let start = Instant::now();
+    let mut once = dialer(false);
+    once.begin(start);
+    assert!(matches!(once.poll(start, NONE), Some(Action::Dial(_))));
+    once.failed(refused());
+    assert_eq!(once.poll(start, NONE), Some(Action::GiveUp(refused())));
+    assert_eq!(once.poll(start + Duration::from_secs(99), NONE), None);
+
+    let mut persistent = dialer(true);
+    persistent.begin(start);
+    assert!(matches!(
+        persistent.poll(start, NONE),
+        Some(Action::Dial(_))
+    ));
+    persistent.failed(refused());
+    let Some(Action::Failed { error, retry_in }) = persistent.poll(start, NONE) else {
+        panic!("it gave up");
+    };
+    assert_eq!(error, refused());
+    assert_eq!(persistent.deadline(NONE), Some(start + retry_in));
+    assert!(matches!(
+        persistent.poll(start + retry_in, NONE),
+        Some(Action::Dial(_))
+    ));
+}
+
+#[test]
+fn a_gateway_that_was_up_is_dialled_again_and_again() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.succeeded(address(1), start);
+    let wait = dialer.lost(Retry::Helps, start);
+    assert!(wait <= Duration::from_millis(50), "{wait:?}");
+    let (mut now, mut dials) = (start + wait, 0);
+    // Nothing answers and nothing refuses: the host is down.
+    for _ in 0..100 {
+        now += Duration::from_millis(50);
+        if let Some(action) = dialer.poll(now, unanswered(dials.min(DIALS_MAX))) {
+            assert_eq!(action, Action::Dial(address(1)));
+            dials += 1;
+        }
+    }
+    assert!((6..=8).contains(&dials), "{dials} dials in 5 s");
+    assert_eq!(
+        dialer.poll(
+            now + REDIAL,
+            Live {
+                unanswered: 1,
+                answered: 1
+            }
+        ),
+        None,
+        "an answer is not disturbed"
+    );
+}
+
+#[test]
+fn the_error_that_says_most_is_reported() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.begin(start);
+    let _ = dialer.poll(start, NONE);
+    let waited = Duration::from_secs(10);
+    dialer.failed(AttachError::PoolExhausted);
+    dialer.failed(AttachError::NoAnswer {
+        gateway: address(2),
+        waited,
+    });
+    assert_eq!(
+        dialer.poll(start, NONE),
+        Some(Action::GiveUp(AttachError::PoolExhausted))
+    );
+}
+
+#[test]
+fn an_address_that_the_name_lost_is_not_dialled_but_the_one_that_worked_is() {
+    let start = Instant::now();
+    let mut dialer = Dialer::new(None, false, 7);
+    dialer.resolved(Ok(vec![address(1), address(2)]));
+    dialer.succeeded(address(2), start);
+    dialer.resolved(Ok((3..=20).map(address).collect()));
+    assert_eq!(dialer.candidates[..2], [address(2), address(3)]);
+    assert_eq!(dialer.candidates.len(), CANDIDATES_MAX);
+}
+
+#[test]
+fn a_name_without_an_address_is_an_error() {
+    let start = Instant::now();
+    let mut dialer = Dialer::new(None, false, 7);
+    dialer.begin(start);
+    assert_eq!(dialer.poll(start, NONE), Some(Action::Resolve));
+    let error = AttachError::NameResolution {
+        host: "gw".into(),
+        reason: "no such host".into(),
+    };
+    dialer.resolved(Err(error.clone()));
+    assert_eq!(dialer.poll(start, NONE), Some(Action::GiveUp(error)));
+}
