@@ -7,7 +7,7 @@ use crate::ip::{self, Fragment, IpHeader, IpVersion, PacketError};
 use crate::protocol;
 
 /// Most packets one super-packet may become. 65,535 bytes at 32 a segment are no more, and no
-/// stack sends that small ones in bulk: Linux's smallest MSS is 48 with options.
+/// stack sends ones that small in bulk: the smallest MSS of Linux is 48, options included.
 pub const MAX_SEGMENTS: usize = 2048;
 
 /// How a super-packet is to be segmented (`gso_type` of `struct virtio_net_hdr`).

@@ -89,6 +89,29 @@ fn another_flow_is_not_merged() {
 }
 
 #[test]
+fn ipv4_options_and_fragments_are_not_merged() {
+    let edits: [fn(&mut Vec<u8>); 3] = [
+        |_| {},
+        |packet| {
+            packet[0] = 0x46;
+            packet[3] += 4;
+            packet.splice(20..20, [1, 1, 1, 0]);
+        },
+        |packet| packet[6] = 0x20,
+    ];
+    let outputs = edits.map(|edit| {
+        let packets = [1, 2].map(|identification| {
+            let mut packet = build_udp(V4_A, V4_B, 1, 2, b"ab");
+            edit(&mut packet);
+            number(&mut packet, identification);
+            packet
+        });
+        merge(2, &packets).len()
+    });
+    assert_eq!(outputs, [1, 2, 2]);
+}
+
+#[test]
 fn what_differs_in_ipv6_is_not_merged() {
     let packets = [
         build_udp(V6_A, V6_B, 1, 2, b"ab"),
