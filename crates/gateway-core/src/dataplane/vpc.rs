@@ -1,0 +1,329 @@
+//! Packets from the VPC.
+
+use masque_model::Direction;
+use masque_packet::edit::{ChecksumState, clamp_mss, decrement_hop_limit, mss_for_mtu};
+use masque_packet::icmp::{IcmpError, Unreachable};
+use masque_packet::ip::{IpHeader, IpVersion, parse};
+use masque_packet::protocol;
+use masque_packet::segment::{GsoInfo, GsoKind};
+
+use super::answer::{self, Answered, Rejection};
+use super::checks::{is_link_local, is_unicast};
+use super::client::{count_answer, count_pass, to_the_gateway};
+use super::directory::Place;
+use super::flows::Gate;
+use super::slot::{Slot, take_bits};
+use super::{Dataplane, DataplaneConfig, HopLimit, VpcVerdict};
+use crate::id::{Now, SlotId, VpcIndex};
+use crate::reason::DropReason;
+use crate::tables::VpcTables;
+
+/// Whose a packet from the VPC is.
+enum Whose {
+    Slot(u32),
+    Shard(u16),
+}
+
+impl Dataplane {
+    /// Judges one packet, or super-packet, that the VPC sends to a client.
+    ///
+    /// `gso` is what the virtio header says. The sender is told by ICMP of packets that do not fit
+    /// the tunnel; an IPv4 packet that may be fragmented and does not fit is dropped and counted
+    /// as [`DropReason::FragmentationNeeded`]: the kernel fragments before the TUN device if the
+    /// route has the MTU, and the gateway does not do it again.
+    #[inline]
+    pub fn from_vpc(
+        &mut self,
+        now: Now,
+        vpc: VpcIndex,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        reply: &mut [u8],
+    ) -> VpcVerdict {
+        self.judge_from_vpc(now, vpc, packet, gso, reply, false)
+    }
+
+    /// Like [`from_vpc`](Self::from_vpc) for a packet that another shard handed over; it is never
+    /// handed on.
+    pub fn from_vpc_handed_over(
+        &mut self,
+        now: Now,
+        vpc: VpcIndex,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        reply: &mut [u8],
+    ) -> VpcVerdict {
+        self.judge_from_vpc(now, vpc, packet, gso, reply, true)
+    }
+
+    fn judge_from_vpc(
+        &mut self,
+        now: Now,
+        index: VpcIndex,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        reply: &mut [u8],
+        handed_over: bool,
+    ) -> VpcVerdict {
+        let Some(vpc) = self.tables.vpc(index).cloned() else {
+            self.strays.dropped_to_client[DropReason::NoSession.index()] += 1;
+            return VpcVerdict::Drop(DropReason::NoSession);
+        };
+        let found = check(&vpc, packet).and_then(|header| {
+            let whose = self
+                .whose(&vpc, &header)
+                .ok_or_else(|| no_session(&vpc, &header))?;
+            Ok((header, whose))
+        });
+        let (header, slot_index) = match found {
+            Ok((_, Whose::Shard(shard))) if !handed_over => return VpcVerdict::HandOver { shard },
+            Ok((_, Whose::Shard(_))) => {
+                let rejection = Rejection::silent(DropReason::NoSession);
+                return self.reject_from_vpc(now, &vpc, None, rejection, packet, reply);
+            }
+            Ok((header, Whose::Slot(slot_index))) => (header, slot_index),
+            Err(rejection) => {
+                return self.reject_from_vpc(now, &vpc, None, rejection, packet, reply);
+            }
+        };
+        match self.deliver(now, &vpc, slot_index, packet, gso, header) {
+            Ok(verdict) => verdict,
+            Err(rejection) => {
+                self.reject_from_vpc(now, &vpc, Some(slot_index), rejection, packet, reply)
+            }
+        }
+    }
+
+    #[inline]
+    fn whose(&self, vpc: &VpcTables, header: &IpHeader) -> Option<Whose> {
+        let owner = *self.directory.get(&(vpc.index(), header.destination))?;
+        match self.owners.get(owner as usize)?.place()? {
+            Place::There(shard) => Some(Whose::Shard(shard)),
+            Place::Here(index) => {
+                let slot = self.slots.get(index as usize).filter(|slot| slot.used)?;
+                slot.addresses
+                    .contains(&header.destination)
+                    .then_some(Whose::Slot(index))
+            }
+        }
+    }
+
+    #[inline]
+    fn deliver(
+        &mut self,
+        now: Now,
+        vpc: &VpcTables,
+        index: u32,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        header: IpHeader,
+    ) -> Result<VpcVerdict, Rejection> {
+        let unknown = || Rejection::silent(DropReason::NoSession);
+        let slot = self.slots.get_mut(index as usize).ok_or_else(unknown)?;
+        let owner = self
+            .owners
+            .get_mut(slot.owner as usize)
+            .ok_or_else(unknown)?;
+        let mut gate = Gate {
+            now,
+            vpc,
+            slot: &*slot,
+            owner,
+            flows: &mut self.flows,
+        };
+        let pass = gate.pass(Direction::FromVpc, &header, packet)?;
+        let shape = Shape::of(packet, &header, gso);
+        let (header, clamped) = finish(&self.config, now, slot, packet, header, gso, &shape)?;
+        slot.seen_ms = now.mono_ms;
+        let state = self
+            .vpcs
+            .get_mut(slot.vpc.0 as usize)
+            .and_then(Option::as_mut);
+        for counters in [&mut slot.counters]
+            .into_iter()
+            .chain(state.map(|s| &mut s.counters))
+        {
+            counters.to_client.packets += shape.segments;
+            counters.to_client.bytes += packet.len() as u64;
+            count_pass(counters, pass, clamped);
+        }
+        Ok(VpcVerdict::ToSession {
+            slot: SlotId {
+                index,
+                generation: slot.generation,
+            },
+            header,
+        })
+    }
+
+    #[cold]
+    fn reject_from_vpc(
+        &mut self,
+        now: Now,
+        vpc: &VpcTables,
+        slot: Option<u32>,
+        rejection: Rejection,
+        packet: &[u8],
+        reply: &mut [u8],
+    ) -> VpcVerdict {
+        let mut slot = slot.and_then(|index| self.slots.get_mut(index as usize));
+        let state = self
+            .vpcs
+            .get_mut(vpc.index().0 as usize)
+            .and_then(Option::as_mut);
+        let Some(state) = state else {
+            return VpcVerdict::Drop(rejection.reason);
+        };
+        let source = vpc.icmp_source(packet.first().is_some_and(|byte| byte >> 4 == 4));
+        let buckets = slot
+            .as_mut()
+            .map(|slot| &mut slot.icmp)
+            .into_iter()
+            .chain([&mut state.icmp]);
+        let answered = answer::write(now, rejection.answer, packet, source, buckets, reply);
+        for counters in slot
+            .map(|slot| &mut slot.counters)
+            .into_iter()
+            .chain([&mut state.counters])
+        {
+            if !matches!(answered, Answered::Echo(_)) {
+                counters.dropped_to_client[rejection.reason.index()] += 1;
+            }
+            count_answer(counters, answered);
+        }
+        let drop = rejection.reason;
+        match answered {
+            Answered::Nothing | Answered::Suppressed => VpcVerdict::Drop(drop),
+            Answered::Error(len_bytes) => VpcVerdict::Reply {
+                len_bytes,
+                drop: Some(drop),
+            },
+            Answered::Echo(len_bytes) => VpcVerdict::Reply {
+                len_bytes,
+                drop: None,
+            },
+        }
+    }
+}
+
+/// What needs no session.
+#[inline]
+fn check(vpc: &VpcTables, packet: &[u8]) -> Result<IpHeader, Rejection> {
+    let header = parse(packet).map_err(|error| Rejection::silent(error.into()))?;
+    if is_link_local(header.source) || is_link_local(header.destination) {
+        return Err(Rejection::silent(DropReason::LinkLocal));
+    }
+    if !is_unicast(header.destination) {
+        return Err(Rejection::silent(DropReason::DestinationNotUnicast));
+    }
+    if !is_unicast(header.source) {
+        return Err(Rejection::silent(DropReason::SourceNotUnicast));
+    }
+    if vpc.is_gateway_address(header.destination) {
+        return Err(to_the_gateway(&header, packet));
+    }
+    Ok(header)
+}
+
+/// The gateway is the router of its pools: nobody else will say that the host is away.
+#[cold]
+fn no_session(vpc: &VpcTables, header: &IpHeader) -> Rejection {
+    if vpc.is_pool_address(header.destination) {
+        Rejection::unreachable(DropReason::NoSession, Unreachable::AddressUnreachable)
+    } else {
+        Rejection::silent(DropReason::NoSession)
+    }
+}
+
+/// How a packet will look on the tunnel.
+struct Shape {
+    segments: u64,
+    /// The longest packet that it becomes.
+    packet_bytes: usize,
+}
+
+impl Shape {
+    #[inline]
+    fn of(packet: &[u8], header: &IpHeader, gso: &GsoInfo) -> Self {
+        if gso.kind == GsoKind::None || gso.segment_bytes == 0 {
+            return Self {
+                segments: 1,
+                packet_bytes: packet.len(),
+            };
+        }
+        // `hdr_len` is a hint only, see `GsoInfo`.
+        let upper_bytes = match gso.kind {
+            GsoKind::TcpV4 | GsoKind::TcpV6 => {
+                let field = packet
+                    .get(header.upper_offset + 12)
+                    .copied()
+                    .unwrap_or(0x50);
+                usize::from(field >> 4) * 4
+            }
+            GsoKind::UdpL4 | GsoKind::None => 8,
+        };
+        let headers_bytes = header.upper_offset + upper_bytes;
+        let payload_bytes = packet.len().saturating_sub(headers_bytes);
+        let segment_bytes = usize::from(gso.segment_bytes);
+        Self {
+            segments: payload_bytes.div_ceil(segment_bytes).max(1) as u64,
+            packet_bytes: headers_bytes + segment_bytes.min(payload_bytes),
+        }
+    }
+}
+
+/// What is left for a packet that may pass: size, hop limit, rate, MSS.
+#[inline]
+fn finish(
+    config: &DataplaneConfig,
+    now: Now,
+    slot: &mut Slot,
+    packet: &mut [u8],
+    mut header: IpHeader,
+    gso: &GsoInfo,
+    shape: &Shape,
+) -> Result<(IpHeader, bool), Rejection> {
+    if shape.packet_bytes > usize::from(slot.mtu_bytes) {
+        return Err(too_big(&header, packet, slot.mtu_bytes));
+    }
+    if config.hop_limit == HopLimit::DecrementHere && header.hop_limit <= 1 {
+        return Err(DropReason::HopLimitExceeded.into());
+    }
+    if !take_bits(&mut slot.to_client_bits, now, packet.len()) {
+        return Err(Rejection::silent(DropReason::RateLimited));
+    }
+    if config.hop_limit == HopLimit::DecrementHere && decrement_hop_limit(packet) {
+        header.hop_limit -= 1;
+    }
+    let checksum = match gso.checksum {
+        Some(_) => ChecksumState::Partial,
+        None => ChecksumState::Complete,
+    };
+    let clamped = config.clamp_mss
+        && header.protocol == protocol::TCP
+        && clamp_mss(
+            packet,
+            &header,
+            mss_for_mtu(header.version, slot.mtu_bytes.into()),
+            checksum,
+        );
+    Ok((header, clamped))
+}
+
+/// RFC 9484 §7.2.1: ICMPv6 Packet Too Big, ICMPv4 Fragmentation Needed with the next hop's MTU.
+#[cold]
+fn too_big(header: &IpHeader, packet: &[u8], mtu_bytes: u16) -> Rejection {
+    const DONT_FRAGMENT: u8 = 0x40;
+    let may_be_fragmented = header.version == IpVersion::V4
+        && packet
+            .get(6)
+            .is_some_and(|flags| flags & DONT_FRAGMENT == 0);
+    if may_be_fragmented {
+        // RFC 1812 §5.2.7.1: code 4 is for packets with DF only.
+        return Rejection::silent(DropReason::FragmentationNeeded);
+    }
+    let error = IcmpError::PacketTooBig {
+        next_hop_mtu_bytes: mtu_bytes.into(),
+    };
+    Rejection::error(DropReason::PacketTooBig, error)
+}

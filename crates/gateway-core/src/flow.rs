@@ -1,0 +1,12 @@
+//! The flows that passed, so that rules are only asked for first packets and replies pass.
+//!
+//! A fixed number of entries, allocated once. Every flow belongs to an attachment (its owner), and
+//! no owner's flows can push out another's: an owner with too many loses its own.
+
+mod fragment;
+mod state;
+mod table;
+
+pub(crate) use fragment::{FragmentId, FragmentRing};
+pub(crate) use state::{FlowState, TcpFlags};
+pub(crate) use table::{FlowId, FlowTable, Judged};
