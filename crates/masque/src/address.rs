@@ -78,7 +78,7 @@ impl RequestedAddress {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CapsuleError> {
         let (request_id, prefix) = decode_entry(reader)?;
-        // RFC 9484 §4.7.2: "Request IDs MUST NOT be reused by an endpoint and MUST NOT be zero."
+        // RFC 9484 §4.7.2: "Request IDs MUST NOT be reused by an endpoint", nor be zero.
         if request_id == 0 {
             return Err(CapsuleError::RequestIdZero);
         }

@@ -100,8 +100,8 @@ const MAX_HEADER_BYTES: usize = 16;
 ///
 /// After each [`push`](Self::push), call [`poll`](Self::poll) until it gives `None`: then the
 /// decoder holds at most one capsule header, or the value of one known capsule up to its maximum.
-/// Unknown capsules pass through without being kept, whatever their length (RFC 9297 §3.2: endpoints
-/// MUST silently drop a capsule of unknown type and skip over it to parse the next).
+/// Unknown capsules pass through without being kept, whatever their length (RFC 9297 §3.2:
+/// endpoints MUST silently drop a capsule of unknown type and skip over it to parse the next).
 #[derive(Debug, Default)]
 pub struct CapsuleDecoder {
     input: Bytes,

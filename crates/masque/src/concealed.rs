@@ -1,9 +1,9 @@
 //! The Concealed HTTP authentication scheme (RFC 9729) with Ed25519.
 //!
 //! A client proves that it holds a key by signing what the TLS connection exports, so it needs no
-//! challenge, and a server that does not know the key answers as if nothing had been sent:
-//! "If any of the above checks fail, the backend MUST treat it as if the Authorization … header field
-//! was missing" (RFC 9729 §6.3).
+//! challenge, and a server that does not know the key answers as if nothing had been sent: "If any
+//! of the above checks fail, the backend MUST treat it as if the Authorization … header field was
+//! missing" (RFC 9729 §6.3).
 
 use data_encoding::BASE64URL_NOPAD;
 use masque_http3::varint;
@@ -172,8 +172,8 @@ struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// `None` for a repeated parameter (RFC 9110 §11.2: "each parameter name MUST only occur once per
-    /// challenge"). Unknown ones are ignored.
+    /// `None` for a repeated parameter (RFC 9110 §11.2: "each parameter name MUST only occur once
+    /// per challenge"). Unknown ones are ignored.
     fn set(&mut self, name: &str, value: &'a str) -> Option<()> {
         let slot = match name.to_ascii_lowercase().as_str() {
             "k" => &mut self.key_id,

@@ -21,8 +21,8 @@ pub const fn allocated_by(context_id: u64) -> Option<Role> {
     }
 }
 
-/// Splits an HTTP Datagram Payload into its Context ID and the rest, without copying. `None` when it
-/// ends inside the Context ID.
+/// Splits an HTTP Datagram Payload into its Context ID and the rest, without copying. `None` when
+/// it ends inside the Context ID.
 pub fn split(mut payload: Bytes) -> Option<(u64, Bytes)> {
     let (context_id, length) = varint::decode(&payload)?;
     payload.advance(length);

@@ -6,8 +6,8 @@ use masque_http3::Code;
 
 /// Why the peer's capsules end the request stream.
 ///
-/// RFC 9297 §3.3: "When a receiver encounters an error processing the Capsule Protocol, the receiver
-/// MUST treat it as if it had received a malformed or incomplete HTTP message";
+/// RFC 9297 §3.3: "When a receiver encounters an error processing the Capsule Protocol, the
+/// receiver MUST treat it as if it had received a malformed or incomplete HTTP message";
 /// [`code`](Self::code) is the HTTP/3 error for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapsuleError {

@@ -49,13 +49,13 @@ pub enum ProxyError {
     HttpRequestError,
     /// `http_request_denied` (§2.3.17).
     HttpRequestDenied,
-    /// `http_protocol_error` (§2.3.27).
+    /// `http_protocol_error` (§2.3.28).
     HttpProtocolError,
-    /// `proxy_internal_error` (§2.3.29).
+    /// `proxy_internal_error` (§2.3.30).
     ProxyInternalError,
-    /// `proxy_configuration_error` (§2.3.30).
+    /// `proxy_configuration_error` (§2.3.31).
     ProxyConfigurationError,
-    /// `proxy_loop_detected` (§2.3.31).
+    /// `proxy_loop_detected` (§2.3.32).
     ProxyLoopDetected,
     /// A token that is none of these. RFC 9209 §2.1.1 lets the registry grow.
     Other(String),
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn n43_reads_the_lists_of_rfc_9209() {
         let list = parse(
-            r#"FooCDN; received-status=503; next-hop="1.example.net", "BarCDN";error=dns_timeout;rcode="X";x=?0;y=:AQ==:;z=-1.5"#,
+            r#"FooCDN; received-status=503; next-hop="1.net", "BarCDN";error=dns_timeout;x=?0;y=:AQ==:;z=1.5"#,
         );
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].proxy.as_str(), &list[0].error), ("FooCDN", &None));

@@ -74,7 +74,7 @@ pub enum ResponseError {
         problem: &'static str,
     },
     /// The proxy said no.
-    #[error("the proxy refused with status {status}{}", proxy_status.last().map(|s| format!(" ({s})")).unwrap_or_default())]
+    #[error("the proxy refused with status {status}{}", cause(proxy_status))]
     Refused {
         /// Its status.
         status: u16,
@@ -93,8 +93,8 @@ impl ResponseError {
     }
 }
 
-/// The request for an expanded template. `extra` follows the fields of CONNECT-IP (authorization and
-/// the like; lowercase names).
+/// The request for an expanded template. `extra` follows the fields of CONNECT-IP (authorization
+/// and the like; lowercase names).
 pub fn connect_ip_request(target: &Expanded, extra: Vec<Field>) -> RequestHead {
     let mut fields = vec![Field::new(CAPSULE_PROTOCOL, "?1")];
     fields.extend(extra);
@@ -139,8 +139,8 @@ pub fn check_connect_ip(head: &RequestHead) -> Result<(), RequestError> {
     }
 }
 
-/// The value of `Capsule-Protocol` (RFC 9297 §3.4). Parameters are ignored; a value of another type,
-/// or several, count as absent, and absent counts as false.
+/// The value of `Capsule-Protocol` (RFC 9297 §3.4). Parameters are ignored; a value of another
+/// type, or several, count as absent, and absent counts as false.
 pub fn capsule_protocol<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> bool {
     let (Some(value), None) = (values.next(), values.next()) else {
         return false;
@@ -202,6 +202,14 @@ pub fn check_response(head: &ResponseHead) -> Result<Verdict, ResponseError> {
             })
         }
     }
+}
+
+/// The cause as the nearest proxy tells it.
+fn cause(proxy_status: &[ProxyStatus]) -> String {
+    proxy_status
+        .last()
+        .map(|status| format!(" ({status})"))
+        .unwrap_or_default()
 }
 
 fn forbidden_field(fields: &[Field]) -> Option<&'static str> {

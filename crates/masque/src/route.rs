@@ -268,8 +268,8 @@ fn neighbour(address: IpAddr, direction: Direction) -> Option<IpAddr> {
     }
 }
 
-/// Whether a range that begins at `start` overlaps or directly follows one that ends at `end`, given
-/// that it does not begin before it.
+/// Whether a range that begins at `start` overlaps or directly follows one that ends at `end`,
+/// given that it does not begin before it.
 fn touches(end: IpAddr, start: IpAddr) -> bool {
     start <= end || neighbour(end, Direction::Up) == Some(start)
 }

@@ -121,8 +121,8 @@ impl Scope {
             .map_or_else(|| WILDCARD.to_owned(), |protocol| protocol.to_string())
     }
 
-    /// The part of `offered` inside this scope, as it may be advertised. `resolved` are the addresses
-    /// of a host target; others ignore it.
+    /// The part of `offered` inside this scope, as it may be advertised. `resolved` are the
+    /// addresses of a host target; others ignore it.
     pub fn narrow(&self, offered: &[IpNet], resolved: &[IpAddr]) -> Vec<IpRange> {
         let wanted: Vec<IpNet> = match &self.target {
             Target::Any => return from_prefixes(offered, self.protocol),

@@ -34,10 +34,11 @@ pub enum Role {
 
 /// One tunnel.
 ///
-/// From the 2xx answer on, the driver gives the stream's bytes to [`handle_data`](Self::handle_data)
-/// and the stream's datagrams to [`handle_datagram`](Self::handle_datagram). After `handle_data`,
-/// `handle_finished` or a command it drains [`poll_event`](Self::poll_event), which does the parsing,
-/// and [`poll_transmit`](Self::poll_transmit), whose bytes go into DATA frames. An error of
+/// From the 2xx answer on, the driver gives the stream's bytes to
+/// [`handle_data`](Self::handle_data) and the stream's datagrams to
+/// [`handle_datagram`](Self::handle_datagram). After `handle_data`, `handle_finished` or a command
+/// it drains [`poll_event`](Self::poll_event), which does the parsing, and
+/// [`poll_transmit`](Self::poll_transmit), whose bytes go into DATA frames. An error of
 /// `poll_event` ends the tunnel: abort the stream with its code.
 ///
 /// What we say to the peer is kept as state, not as a queue: a list that changes twice before
@@ -195,9 +196,9 @@ impl Session {
             .map(|capsule_type| encode_raw(capsule_type, &[]))
     }
 
-    /// Assigns exactly `prefixes` to the peer. Says so only if that changes something, or if nothing
-    /// was assigned before: a client may wait for the first list, be it empty. A prefix that answered
-    /// a request keeps its request id, the others have 0.
+    /// Assigns exactly `prefixes` to the peer. Says so only if that changes something, or if
+    /// nothing was assigned before: a client may wait for the first list, be it empty. A prefix
+    /// that answered a request keeps its request id, the others have 0.
     ///
     /// # Errors
     /// [`CommandError::TooMany`] above [`bounds::MAX_ASSIGNED`].

@@ -25,7 +25,7 @@ pub struct Template {
     parts: Vec<Part>,
 }
 
-/// Why a template is refused: "clients MUST NOT use a template that does not conform" (RFC 9484 §3).
+/// Why a template is refused (RFC 9484 §3); a client sends nothing with such a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// Two variables with nothing between them that could end the first.

@@ -257,7 +257,10 @@ proptest! {
     }
 
     #[test]
-    fn n31_a_changed_length_is_noticed(list in prop::collection::vec(prefix(), 1..8), by in 1..7u8) {
+    fn n31_a_changed_length_is_noticed(
+        list in prop::collection::vec(prefix(), 1..8),
+        by in 1..7u8,
+    ) {
         let entries: Vec<_> = list.iter().copied().map(AssignedAddress::unprompted).collect();
         let value = Capsule::AddressAssign(entries).encode();
         let (_, length_bytes) = varint::decode(&value[1..]).unwrap();

@@ -168,7 +168,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn round_trip(seed in any::<u8>(), id in prop::collection::vec(any::<u8>(), 0..64), fill in any::<[u8; 32]>()) {
+    fn round_trip(
+        seed in any::<u8>(),
+        id in prop::collection::vec(any::<u8>(), 0..64),
+        fill in any::<[u8; 32]>(),
+    ) {
         let mut output = [0; 48];
         output[8..40].copy_from_slice(&fill);
         let credentials = parse(sign(&key(seed), &id, &output).as_bytes()).unwrap();

@@ -57,3 +57,23 @@ impl Churn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_makes_no_whole_token_is_not_lost() {
+        let mut churn = Churn::new();
+        assert!((0..CHURN_BURST).all(|_| churn.take(1000)));
+        for early in 1..CHURN_REFILL_MS {
+            assert!(!churn.take(1000 + early));
+        }
+        assert!(churn.take(1000 + CHURN_REFILL_MS));
+        assert!(!churn.take(1000 + CHURN_REFILL_MS));
+        // A long rest gives one burst, not more; a clock that steps back gives nothing.
+        assert!((0..CHURN_BURST).all(|_| churn.take(u64::MAX)));
+        assert!(!churn.take(u64::MAX));
+        assert!(!churn.take(0));
+    }
+}

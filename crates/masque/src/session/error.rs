@@ -13,7 +13,10 @@ pub enum SessionError {
     #[error(transparent)]
     Capsule(#[from] CapsuleError),
     /// The peer changes addresses, requests or routes too often.
-    #[error("the peer sends configuration capsules faster than {} a second", 1000 / bounds::CHURN_REFILL_MS)]
+    #[error(
+        "configuration capsules come faster than one in {} ms",
+        bounds::CHURN_REFILL_MS
+    )]
     Churn,
     /// The peer asks for more addresses than are kept unanswered.
     #[error(
@@ -21,7 +24,7 @@ pub enum SessionError {
         bounds::MAX_PENDING_REQUESTS
     )]
     PendingRequests,
-    /// [`Session::handle_data`](crate::Session::handle_data) was called again and again without [`Session::poll_event`](crate::Session::poll_event).
+    /// `Session::handle_data` was called again and again without `Session::poll_event`.
     #[error(
         "more than {} bytes of capsules were not read",
         bounds::MAX_UNREAD_BYTES
@@ -47,8 +50,8 @@ impl SessionError {
 /// Why a command was not carried out; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// An extension capsule before the peer showed that it copes with unknown ones: some peers close
-    /// the tunnel at the first.
+    /// An extension capsule before the peer showed that it copes with unknown ones: some peers
+    /// close the tunnel at the first.
     #[error("the peer has not shown that it skips unknown capsules")]
     ExtensionsUnknownToPeer,
     /// The list or the queue is full.

@@ -23,7 +23,8 @@ impl WrapUp {
     }
 
     /// Takes the peer's capsule: "If a server receives a WRAP_UP capsule, it MUST abort the
-    /// corresponding request stream", and so must a client at a second or non-empty one (draft §2.3).
+    /// corresponding request stream", and so must a client at a second or non-empty one (draft
+    /// §2.3).
     pub(super) const fn handle(
         &mut self,
         role: Role,

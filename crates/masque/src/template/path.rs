@@ -132,8 +132,8 @@ fn push_literal(pieces: &mut Vec<Piece>, literal: &str) {
     }
 }
 
-/// What may stand behind a variable: a character that [`crate::scope::percent_encode`] never writes,
-/// that is not the wildcard, and not the colon that careless clients leave unencoded.
+/// What may stand behind a variable: a character that [`crate::scope::percent_encode`] never
+/// writes, that is not the wildcard, and not the colon that careless clients leave unencoded.
 fn is_delimiter(byte: u8) -> bool {
     !is_unreserved(byte) && !matches!(byte, b'%' | b'*' | b':')
 }
