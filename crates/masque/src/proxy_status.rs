@@ -283,13 +283,13 @@ mod tests {
     #[test]
     fn n43_reads_the_lists_of_rfc_9209() {
         let list = parse(
-            r#"FooCDN; received-status=503; next-hop="1.net", "BarCDN";error=dns_timeout;x=?0;y=:AQ==:;z=1.5"#,
+            r#"FooCDN; received-status=503; next-hop="1.net", "Bar";error=dns_timeout;x=?0;y=:AQ==:;z=1.5"#,
         );
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].proxy.as_str(), &list[0].error), ("FooCDN", &None));
         assert_eq!(
             (list[1].proxy.as_str(), &list[1].error),
-            ("BarCDN", &Some(ProxyError::DnsTimeout))
+            ("Bar", &Some(ProxyError::DnsTimeout))
         );
     }
 

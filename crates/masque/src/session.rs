@@ -58,7 +58,7 @@ pub struct Session {
     peer_requests: PeerRequests,
     peer_copes_with_unknown: bool,
 
-    // What we say. `None` until the first command.
+    // What we say; `None` until the first command.
     granted: Option<Vec<AssignedAddress>>,
     granted_changed: bool,
     refusals: Vec<AssignedAddress>,
@@ -382,11 +382,6 @@ impl Session {
     /// Whether extension capsules may be sent.
     pub const fn peer_copes_with_unknown(&self) -> bool {
         self.peer_copes_with_unknown
-    }
-
-    /// Which end we are.
-    pub const fn role(&self) -> Role {
-        self.role
     }
 
     /// What was dropped so far.
