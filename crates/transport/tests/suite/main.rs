@@ -5,7 +5,10 @@
     clippy::panic,
     reason = "tests: what cannot be set up fails the test"
 )]
+#![allow(unsafe_code, reason = "poll and clocks of libc")]
 
 mod certificates;
+mod driver;
 mod pair;
+mod speed;
 mod tunnel;

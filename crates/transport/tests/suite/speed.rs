@@ -1,0 +1,173 @@
+//! Datagrams between two machines over loopback, as fast as they go. A measurement:
+//! `cargo test --release -p masque-transport --test suite -- --ignored --nocapture speed`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use masque_transport::{
+    Event, Machine, MachineConfig, ShardId, TransportTuning,
+    http3::{self},
+    sockets::{SocketOptions, UdpSocket},
+};
+
+use crate::{
+    certificates::{SERVER_NAME, TestTls},
+    driver::{Driver, accept_all, thread_time},
+    pair::connect_ip,
+};
+
+const WAIT: Duration = Duration::from_millis(100);
+
+fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+fn tuning() -> TransportTuning {
+    TransportTuning {
+        max_udp_payload_bytes: env("MTU", 1452) as u16,
+        ack_every_packets: env("ACK", 8) as u32,
+        ..TransportTuning::default()
+    }
+}
+
+fn config(seed: u8) -> MachineConfig {
+    MachineConfig {
+        tuning: tuning(),
+        ..MachineConfig::new([seed; 32], [2; 32])
+    }
+}
+
+/// Takes everything until told to stop: payload bytes, datagrams, processor time.
+fn receive(mut driver: Driver, stop: &AtomicBool) -> (u64, u64, Duration) {
+    let (mut bytes, mut datagrams) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        driver.turn(
+            |machine, event| {
+                accept_all(machine, &event);
+            },
+            |_, _, payload| {
+                bytes += payload.len() as u64;
+                datagrams += 1;
+            },
+            |_| {},
+        );
+        driver.wait(WAIT);
+    }
+    println!(
+        "server: {} turns, {} datagrams a turn, {:?}",
+        driver.turns,
+        driver.received / driver.turns.max(1),
+        driver.socket.pool_stats()
+    );
+    (bytes, datagrams, thread_time())
+}
+
+#[test]
+#[ignore = "a measurement, for a release build"]
+fn speed() {
+    let tls = TestTls::new();
+    let now = Instant::now();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let socket = UdpSocket::bind(&SocketOptions::new(any)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let http = http3::Config::default();
+    let server = Machine::server(config(1), tls.server(), http.clone(), ShardId::SINGLE, now);
+    let server = Driver::new(server, socket);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || receive(server, &stopped));
+
+    let socket = UdpSocket::bind(&SocketOptions::new(any)).unwrap();
+    let mut client = Driver::new(Machine::client(config(2), http, now), socket);
+    let conn = client
+        .machine
+        .connect(now, address, SERVER_NAME, tls.client(None))
+        .unwrap();
+    let mut stream = None;
+    let mut open = false;
+    let mut wait_until =
+        |client: &mut Driver, done: &mut dyn FnMut(&mut Machine, Event) -> bool| {
+            let mut finished = false;
+            while !finished {
+                client.turn(
+                    |machine, event| finished |= done(machine, event),
+                    |_, _, _| {},
+                    |_| {},
+                );
+                if !finished {
+                    client.wait(WAIT);
+                }
+            }
+        };
+    wait_until(&mut client, &mut |machine, event| {
+        if matches!(
+            event,
+            Event::Http {
+                event: http3::Event::Settings(_),
+                ..
+            }
+        ) {
+            stream = machine.request(conn, &connect_ip(), false).ok();
+        }
+        open |= matches!(
+            event,
+            Event::Http {
+                event: http3::Event::Response { .. },
+                ..
+            }
+        );
+        open
+    });
+    let stream = stream.unwrap();
+    let size = env("SIZE", 0) as usize;
+    let (start, cpu_before) = (Instant::now(), thread_time());
+    let length = Duration::from_secs(env("SECONDS", 3));
+    while start.elapsed() < length {
+        client.turn(
+            |_, _| {},
+            |_, _, _| {},
+            |machine| {
+                let max = machine.max_datagram_payload(conn, stream).unwrap_or(0);
+                let size = if size == 0 { max } else { size };
+                for _ in 0..env("BATCH", 256) {
+                    if machine
+                        .send_datagram(conn, stream, size, |p| p[..8].fill(7))
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            },
+        );
+        client.wait(WAIT);
+    }
+    let (elapsed, cpu) = (start.elapsed(), thread_time() - cpu_before);
+    stop.store(true, Ordering::Relaxed);
+    let (bytes, datagrams, server_cpu) = thread.join().unwrap();
+    let stats = client.machine.connection_stats(conn).unwrap();
+    let sent = client.machine.stats();
+    let gbit = |bytes: u64| bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9;
+    println!(
+        "client: {} turns, {stats:?}\n{sent:?}\nmtu {}; {:.2} Gbit/s, {:.0} k datagrams/s, \
+         client {:.2} and server {:.2} µs a datagram, {:.2} CPU-s/GB in all",
+        client.turns,
+        stats.udp_payload_bytes,
+        gbit(bytes),
+        datagrams as f64 / elapsed.as_secs_f64() / 1e3,
+        cpu.as_secs_f64() * 1e6 / datagrams as f64,
+        server_cpu.as_secs_f64() * 1e6 / datagrams as f64,
+        (cpu + server_cpu).as_secs_f64() / (bytes as f64 / 1e9),
+    );
+    assert!(
+        datagrams * 100 > sent.datagrams_sent * 80,
+        "more than a fifth was lost"
+    );
+}
