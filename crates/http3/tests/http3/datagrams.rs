@@ -152,7 +152,13 @@ fn n23_receive_side_closed() {
     let mut raw = accepted();
     raw.http.abort(REQUEST, Code::H3_NO_ERROR);
     assert_eq!(raw.datagram(&datagram(REQUEST, b"x")), CLOSED);
-    // what was kept for a request that ends is dropped with it
+    // what was kept for a request that ends, or receives no more, is dropped with it
+    let mut raw = Raw::server();
+    raw.feed(REQUEST, &headers(&EXTENDED));
+    assert_eq!(raw.datagram(&datagram(REQUEST, b"x")), DatagramIn::Kept);
+    let before = raw.http.retained_bytes();
+    raw.fin(REQUEST);
+    assert_eq!(raw.http.retained_bytes(), before - 65);
     let mut raw = Raw::server();
     assert_eq!(raw.datagram(&datagram(REQUEST, b"x")), DatagramIn::Kept);
     raw.http.handle_reset(REQUEST, Code::H3_NO_ERROR);
