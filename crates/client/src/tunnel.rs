@@ -56,6 +56,8 @@ pub struct Tunnel {
     dialer: Dialer,
     attempts: Vec<Attempt>,
     open: Option<Open>,
+    /// The tunnel before this one, and until when its last packets may arrive.
+    former: Option<(Open, Instant)>,
     was_open: bool,
     over: bool,
     events: VecDeque<TunnelEvent>,
@@ -91,6 +93,7 @@ impl Tunnel {
             map_v4: false,
             attempts: Vec::with_capacity(DIALS_MAX),
             open: None,
+            former: None,
             was_open: false,
             over: false,
             events: VecDeque::new(),
@@ -197,6 +200,9 @@ impl Tunnel {
         }
         self.poll_attempts();
         self.write_capsules();
+        if self.former.as_ref().is_some_and(|(_, until)| now >= *until) {
+            self.close_former();
+        }
         self.check_liveness();
         self.expire_pings();
         self.run_dialer();
@@ -219,10 +225,12 @@ impl Tunnel {
             .iter()
             .filter_map(|a| a.deadline(self.rtt_of(a.conn)));
         let open = self.open.as_ref().map(|open| open.liveness.deadline());
+        let former = self.former.iter().map(|(_, until)| *until);
         let pings = self.pings.iter().map(|ping| ping.expires);
         let dialer = self.dialer.deadline(self.live());
         attempts
             .chain(pings)
+            .chain(former)
             .chain(open)
             .chain(dialer)
             .chain(machine)

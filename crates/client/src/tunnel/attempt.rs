@@ -26,6 +26,8 @@ const ASK_AFTER_MIN: Duration = Duration::from_millis(50);
 /// A gateway that assigned addresses advertises routes at once; one that never does leaves a tunnel
 /// without routes.
 const ROUTES_AFTER: Duration = Duration::from_secs(1);
+/// How long to wait for the gateway's SETTINGS, and for its answer to the request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for addresses.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// What precedes the packet in an HTTP Datagram's payload: Context ID 0 (RFC 9484 §6).
@@ -45,9 +47,9 @@ enum Step {
     /// Until QUIC and TLS are done.
     Handshake,
     /// Until the gateway's SETTINGS are there.
-    Settings,
+    Settings { since: Instant },
     /// Until the answer to our request.
-    Response { stream: StreamId },
+    Response { stream: StreamId, since: Instant },
     /// Until addresses and routes.
     Configure(Box<Configured>),
 }
@@ -88,9 +90,8 @@ impl Attempt {
     }
 
     /// QUIC and TLS are done.
-    pub(crate) fn connected(&mut self) -> Progress {
-        self.step = Step::Settings;
-        Progress::Stage(Stage::Authenticate)
+    pub(crate) fn connected(&mut self, now: Instant) {
+        self.step = Step::Settings { since: now };
     }
 
     /// The gateway's SETTINGS arrived: the request may go out (RFC 9220 §3).
@@ -98,8 +99,9 @@ impl Attempt {
         &mut self,
         machine: &mut Machine,
         plan: &Plan,
+        now: Instant,
     ) -> Result<Progress, AttachError> {
-        if !matches!(self.step, Step::Settings) {
+        if !matches!(self.step, Step::Settings { .. }) {
             return Ok(Progress::None);
         }
         let http = machine.http_ref(self.conn);
@@ -128,7 +130,7 @@ impl Attempt {
         if let Some(http) = machine.http(self.conn) {
             http.accept_datagrams(stream);
         }
-        self.step = Step::Response { stream };
+        self.step = Step::Response { stream, since: now };
         Ok(Progress::None)
     }
 
@@ -169,7 +171,7 @@ impl Attempt {
         now: Instant,
     ) -> Result<Progress, AttachError> {
         match self.step {
-            Step::Response { stream: ours } if ours == stream => {}
+            Step::Response { stream: ours, .. } if ours == stream => {}
             _ => return Ok(Progress::None),
         }
         match request::check_response(head) {
@@ -218,7 +220,7 @@ impl Attempt {
     /// The request stream ended.
     pub(crate) fn ended(&self, stream: StreamId) -> Option<AttachError> {
         match &self.step {
-            Step::Response { stream: ours } if *ours == stream => {
+            Step::Response { stream: ours, .. } if *ours == stream => {
                 let reason = "it ended the request without an answer".to_owned();
                 Some(AttachError::Closed { reason })
             }
@@ -229,8 +231,16 @@ impl Attempt {
 
     /// Whether addresses and routes are there; asks for addresses when it is time.
     pub(crate) fn poll_ready(&mut self, now: Instant, rtt: Duration) -> Result<bool, AttachError> {
-        let Step::Configure(configured) = &mut self.step else {
-            return Ok(false);
+        let configured = match &mut self.step {
+            Step::Handshake => return Ok(false),
+            Step::Settings { since } | Step::Response { since, .. } => {
+                let waited = now.saturating_duration_since(*since);
+                return match waited < ANSWER_TIMEOUT {
+                    true => Ok(false),
+                    false => Err(unanswered(waited)),
+                };
+            }
+            Step::Configure(configured) => configured,
         };
         let elapsed = now.saturating_duration_since(configured.opened);
         if !configured.session.assigned().is_empty() {
@@ -255,8 +265,13 @@ impl Attempt {
 
     /// When [`poll_ready`](Self::poll_ready) changes its answer by itself.
     pub(crate) fn deadline(&self, rtt: Duration) -> Option<Instant> {
-        let Step::Configure(configured) = &self.step else {
-            return None;
+        let configured = match &self.step {
+            // The handshake's own timer is QUIC's.
+            Step::Handshake => return None,
+            Step::Settings { since } | Step::Response { since, .. } => {
+                return Some(*since + ANSWER_TIMEOUT);
+            }
+            Step::Configure(configured) => configured,
         };
         let after = if !configured.session.assigned().is_empty() {
             ROUTES_AFTER
@@ -323,6 +338,13 @@ fn announced_mtu_bytes(head: &ResponseHead) -> usize {
         .and_then(|v| std::str::from_utf8(v).ok());
     text.and_then(|text| text.trim().parse().ok())
         .unwrap_or(usize::MAX)
+}
+
+fn unanswered(waited: Duration) -> AttachError {
+    let seconds = waited.as_secs();
+    AttachError::Closed {
+        reason: format!("it did not answer the request in {seconds} s"),
+    }
 }
 
 pub(crate) fn ended() -> AttachError {

@@ -17,13 +17,17 @@ use super::{
 };
 use crate::{AttachError, Stage};
 
+/// A tunnel that was replaced stays open for three round trips: what is under way still arrives.
+const LINGER_MIN: Duration = Duration::from_millis(100);
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
 impl Tunnel {
     pub(super) fn handle_machine(&mut self, event: masque_transport::Event) {
         use masque_transport::Event;
         match event {
             Event::Connected { conn } => {
                 let Some(at) = self.attempt(conn) else { return };
-                self.attempts[at].connected();
+                self.attempts[at].connected(self.now);
                 self.reached(Stage::Authenticate);
             }
             Event::Http { conn, event } => match self.attempt(conn) {
@@ -61,7 +65,7 @@ impl Tunnel {
     ) -> Result<(), AttachError> {
         let (attempt, machine) = (&mut self.attempts[at], &mut self.machine);
         let progress = match event {
-            http3::Event::Settings(_) => attempt.settings(machine, &self.plan)?,
+            http3::Event::Settings(_) => attempt.settings(machine, &self.plan, self.now)?,
             http3::Event::Response { stream, head } => {
                 attempt.response(stream, &head, &self.plan, self.now)?
             }
@@ -181,13 +185,11 @@ impl Tunnel {
             }
         };
         self.close_attempts("another connection was faster");
-        if let Some(former) = self.open.replace(open) {
-            self.machine.close(
-                former.conn,
-                Code::H3_NO_ERROR,
-                "moved to another connection",
-            );
-        }
+        self.close_former();
+        self.former = self.open.replace(open).map(|former| {
+            let rtt = self.rtt_of(former.conn);
+            (former, self.now + (rtt * 3).clamp(LINGER_MIN, LINGER_MAX))
+        });
         self.dialer.succeeded(canonical(remote), self.now);
         self.reconnects += u64::from(std::mem::replace(&mut self.was_open, true));
         self.reached(Stage::Up);
@@ -305,7 +307,7 @@ impl Tunnel {
         match self.attempt(conn) {
             Some(at) => self.fail(at, error),
             None if self.is_open(conn) => self.lose(error),
-            None => {}
+            None => self.former = self.former.take().filter(|(former, _)| former.conn != conn),
         }
     }
 
@@ -331,11 +333,19 @@ impl Tunnel {
             return;
         }
         self.close_attempts("the client leaves");
+        self.close_former();
         if let Some(open) = self.open.take() {
             self.machine
                 .close(open.conn, Code::H3_NO_ERROR, "the client leaves");
         }
         self.events.push_back(TunnelEvent::Closed(error));
+    }
+
+    pub(super) fn close_former(&mut self) {
+        if let Some((former, _)) = self.former.take() {
+            let reason = "moved to another connection";
+            self.machine.close(former.conn, Code::H3_NO_ERROR, reason);
+        }
     }
 
     pub(super) fn close_attempts(&mut self, reason: &str) {

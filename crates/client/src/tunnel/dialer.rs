@@ -51,7 +51,6 @@ enum State {
     },
     Round {
         next_at: Instant,
-        index: usize,
     },
     Done,
 }
@@ -60,6 +59,8 @@ enum State {
 pub(crate) struct Dialer {
     state: State,
     candidates: Vec<SocketAddr>,
+    /// Those of them that were dialled in this round.
+    tried: Vec<SocketAddr>,
     /// The candidates are addresses of a name, which may change.
     is_name: bool,
     resolving: bool,
@@ -78,6 +79,7 @@ impl Dialer {
             state: State::Idle,
             is_name: literal.is_none(),
             candidates: literal.into_iter().collect(),
+            tried: Vec::new(),
             resolving: false,
             backoff: Backoff::new(seed),
             was_up: false,
@@ -169,10 +171,8 @@ impl Dialer {
             State::Idle | State::Done => None,
             State::Wait { until } if now < until => None,
             State::Wait { .. } => {
-                self.state = State::Round {
-                    next_at: now,
-                    index: 0,
-                };
+                self.state = State::Round { next_at: now };
+                self.tried.clear();
                 self.error = None;
                 self.recovering = self.was_up && self.backoff.is_recent(now);
                 if self.is_name && !self.resolving {
@@ -181,32 +181,25 @@ impl Dialer {
                 }
                 self.poll(now, live)
             }
-            State::Round { next_at, index } => self.poll_round(now, live, next_at, index),
+            State::Round { next_at } => self.poll_round(now, live, next_at),
         }
     }
 
-    fn poll_round(
-        &mut self,
-        now: Instant,
-        live: Live,
-        next_at: Instant,
-        index: usize,
-    ) -> Option<Action> {
-        if let Some(candidate) = self.candidates.get(index) {
+    fn poll_round(&mut self, now: Instant, live: Live, next_at: Instant) -> Option<Action> {
+        if let Some(candidate) = self.untried() {
             if now < next_at || live.answered > 0 {
                 return None;
             }
-            let index = index + 1;
-            let pause = if index < self.candidates.len() {
+            self.tried.push(candidate);
+            let pause = if self.untried().is_some() {
                 STAGGER
             } else {
                 REDIAL
             };
             self.state = State::Round {
                 next_at: now + pause,
-                index,
             };
-            return Some(Action::Dial(*candidate));
+            return Some(Action::Dial(candidate));
         }
         if self.resolving || live.answered > 0 {
             return None;
@@ -215,13 +208,15 @@ impl Dialer {
             return Some(self.round_failed(now));
         }
         if self.recovering && now >= next_at {
-            self.state = State::Round {
-                next_at: now,
-                index: 0,
-            };
-            return self.poll_round(now, live, now, 0);
+            self.tried.clear();
+            return self.poll_round(now, live, now);
         }
         None
+    }
+
+    fn untried(&self) -> Option<SocketAddr> {
+        let tried = |candidate: &&SocketAddr| !self.tried.contains(candidate);
+        self.candidates.iter().find(tried).copied()
     }
 
     fn round_failed(&mut self, now: Instant) -> Action {
@@ -245,9 +240,8 @@ impl Dialer {
             State::Idle | State::Done => None,
             State::Wait { until } => Some(until),
             State::Round { .. } if live.answered > 0 => None,
-            State::Round { next_at, index } => {
-                let more = index < self.candidates.len() || self.recovering;
-                more.then_some(next_at)
+            State::Round { next_at } => {
+                (self.untried().is_some() || self.recovering).then_some(next_at)
             }
         }
     }

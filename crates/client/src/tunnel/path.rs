@@ -163,13 +163,14 @@ impl Tunnel {
             }
         }
         while let Some((conn, stream, payload)) = self.machine.poll_datagram() {
-            let Some(open) = self.open.as_ref() else {
+            // An attempt that is not ready yet has nothing to deliver.
+            let mut tunnels = self
+                .open
+                .iter()
+                .chain(self.former.iter().map(|(open, _)| open));
+            let Some(open) = tunnels.find(|open| open.conn == conn && open.stream == stream) else {
                 continue;
             };
-            // A tunnel that was replaced, or is not ready yet, has nothing to deliver.
-            if open.conn != conn || open.stream != stream {
-                continue;
-            }
             let Ok(packet) = open.session.handle_datagram(payload) else {
                 self.tally.dropped(DropReason::ReceiveUnknownContext);
                 continue;

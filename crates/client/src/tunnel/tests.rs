@@ -1,1 +1,287 @@
+//! Whole attachments against a small gateway, in virtual time.
 
+mod gateway;
+mod reconnect;
+mod refusals;
+mod world;
+
+use std::{net::IpAddr, time::Duration};
+
+use masque_packet::{
+    build::{build_icmp_echo, build_udp},
+    icmp::{self, IcmpKind, MAX_ERROR_BYTES},
+    ip,
+    segment::GsoInfo,
+};
+
+use self::{
+    gateway::{Behaviour, net},
+    world::World,
+};
+use super::*;
+use crate::{Auth, DropReason, Scope, Stage, Target, guard::ALL_NODES};
+
+const OURS: &str = "10.0.100.50";
+const THEIRS: &str = "10.0.2.100";
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn packet(source: &str, destination: &str, size: usize) -> Vec<u8> {
+    build_udp(addr(source), addr(destination), 1000, 2000, &vec![7; size])
+}
+
+/// Sends and gives the answer, if there is one.
+fn send(world: &mut World, mut packet: Vec<u8>) -> Option<Vec<u8>> {
+    let mut reply = [0; MAX_ERROR_BYTES];
+    let length = world
+        .client
+        .send(&mut packet, &GsoInfo::default(), &mut reply)?;
+    Some(reply[..length].to_vec())
+}
+
+#[test]
+fn attaches_step_by_step_and_carries_packets() {
+    let mut world = World::attach(Behaviour::default());
+    let stages: Vec<Stage> = world
+        .events
+        .iter()
+        .filter_map(|(_, event)| match event {
+            TunnelEvent::Stage(stage) => Some(*stage),
+            _ => None,
+        })
+        .collect();
+    let all = [
+        Stage::Resolve,
+        Stage::Connect,
+        Stage::Authenticate,
+        Stage::Address,
+        Stage::Up,
+    ];
+    assert_eq!(stages, all);
+
+    let assignment = world.client.assignment().unwrap();
+    assert_eq!(
+        assignment.addresses,
+        [net("10.0.100.50/32"), net("fd20:0:1::32/128")]
+    );
+    assert_eq!(assignment.routes, [net("10.0.0.0/16"), net("fd20::/32")]);
+    assert!(
+        (1280..=1420).contains(&assignment.mtu_bytes),
+        "{}",
+        assignment.mtu_bytes
+    );
+    let key = world.key;
+    let path = "/vpc/production-vpc/masque/ip/*/*/".to_owned();
+    assert_eq!(world.gateway().requests, [(Some(key), path)]);
+
+    let out = packet(OURS, THEIRS, 100);
+    assert_eq!(send(&mut world, out.clone()), None);
+    let back = packet(THEIRS, OURS, 100);
+    world.gateway().send(&back);
+    world.run_until("delivered", |world| {
+        !world.received.is_empty() && !world.gateway.as_ref().unwrap().packets.is_empty()
+    });
+    assert_eq!(world.gateway().packets, [out]);
+    assert_eq!(world.received[0].packet, back);
+    let counters = world.client.counters();
+    assert_eq!((counters.sent_packets, counters.received_packets), (1, 1));
+    assert_eq!(counters.sent_bytes, 128);
+    assert!(counters.drops.is_empty());
+}
+
+#[test]
+fn a_client_certificate_proves_the_same_key() {
+    let mut world = World::with(Behaviour::default(), |config| {
+        config.auth = Auth::ClientCertificate
+    });
+    world.client.start(world.now);
+    world.run_until("open", |world| world.client.phase() == Phase::Connected);
+    let key = world.key;
+    assert_eq!(world.gateway().requests[0].0, Some(key));
+}
+
+#[test]
+fn asks_for_a_scope() {
+    let mut world = World::with(Behaviour::default(), |config| {
+        config.scope = Scope {
+            target: Target::Prefix(net("10.0.2.0/24")),
+            protocol: Some(17),
+        };
+    });
+    world.client.start(world.now);
+    world.run_until("open", |world| world.client.phase() == Phase::Connected);
+    assert_eq!(
+        world.gateway().requests[0].1,
+        "/vpc/production-vpc/masque/ip/10.0.2.0%2F24/17/"
+    );
+}
+
+#[test]
+fn n49_asks_for_addresses_when_none_come() {
+    let pool = vec![net("10.0.100.51/32")];
+    let behaviour = Behaviour {
+        assign: Vec::new(),
+        pool,
+        ..Behaviour::default()
+    };
+    let world = World::attach(behaviour);
+    let addresses = world.client.assignment().unwrap().addresses;
+    assert_eq!(addresses, [net("10.0.100.51/32")], "IPv6 was declined");
+}
+
+#[test]
+fn addresses_and_routes_change_while_it_runs() {
+    let mut world = World::attach(Behaviour::default());
+    let session = world.gateway().sessions.values_mut().next().unwrap();
+    session.assign(&[net("10.0.100.60/32")]).unwrap();
+    world.run_until("changed", |world| {
+        world.has(|event| matches!(event, TunnelEvent::Changed(_)))
+    });
+    assert!(
+        send(&mut world, packet(OURS, THEIRS, 10)).is_some(),
+        "the old source is no more"
+    );
+    assert_eq!(send(&mut world, packet("10.0.100.60", THEIRS, 10)), None);
+    assert_eq!(
+        world
+            .client
+            .tally()
+            .drops(DropReason::SendSourceNotAssigned),
+        1
+    );
+}
+
+#[test]
+fn the_mtu_grows_with_the_path_and_oversize_is_answered() {
+    let mut world = World::attach(Behaviour::default());
+    let first = world.client.assignment().unwrap().mtu_bytes;
+    world.run_until("larger", |world| {
+        world.has(|event| matches!(event, TunnelEvent::Mtu(_)))
+    });
+    world.run_for(Duration::from_secs(5));
+    let mtu = world.client.assignment().unwrap().mtu_bytes;
+    assert!(mtu > first && mtu <= 1452, "{first} became {mtu}");
+
+    let fits = packet(OURS, THEIRS, usize::from(mtu) - 28);
+    assert_eq!(send(&mut world, fits), None);
+    let reply = send(&mut world, packet(OURS, THEIRS, usize::from(mtu) - 27)).unwrap();
+    let header = ip::parse(&reply).unwrap();
+    assert_eq!(
+        (header.source, header.destination),
+        (addr(THEIRS), addr(OURS))
+    );
+    assert_eq!(reply[20..22], [3, 4], "fragmentation needed");
+    assert_eq!(u16::from_be_bytes([reply[26], reply[27]]), mtu);
+}
+
+#[test]
+fn errors_to_the_local_stack_are_bounded() {
+    let mut world = World::attach(Behaviour::default());
+    let answers = (0..1000)
+        .filter(|_| send(&mut world, packet(OURS, "192.0.2.200", 10)).is_some())
+        .count();
+    assert_eq!(answers, 32);
+}
+
+#[test]
+fn pings_through_the_tunnel_are_matched() {
+    let mut world = World::attach(Behaviour::default());
+    let timeout = Duration::from_secs(1);
+    world
+        .client
+        .ping(7, Some(addr(THEIRS)), 56, timeout)
+        .unwrap();
+    world.client.ping(8, None, 1232, timeout).unwrap();
+    world.run_until("sent", |world| {
+        world.gateway.as_ref().unwrap().packets.len() == 2
+    });
+    let request = world.gateway().packets[0].clone();
+    let mut reply = vec![0; request.len()];
+    icmp::build_echo_reply(&mut reply, &request).unwrap();
+    world.gateway().send(&reply);
+    world.run_until("answered", |world| {
+        world.has(|event| matches!(event, TunnelEvent::PingTimeout { token: 8 }))
+    });
+    let from = addr(THEIRS);
+    let wanted = |event: &TunnelEvent| match event {
+        TunnelEvent::Pong {
+            token: 7,
+            from: who,
+            rtt,
+        } => *who == from && *rtt >= Duration::from_millis(20),
+        _ => false,
+    };
+    assert!(world.has(wanted), "{:?}", world.events);
+    assert!(
+        world.received.is_empty(),
+        "the reply is not delivered as well"
+    );
+}
+
+#[test]
+fn n60_an_echo_to_all_nodes_is_answered() {
+    let mut world = World::attach(Behaviour::default());
+    let request = build_icmp_echo(addr("fe80::1"), ALL_NODES.into(), 3, 4, &[1; 1232]);
+    world.gateway().send(&request);
+    world.run_until("answered", |world| {
+        !world.gateway.as_ref().unwrap().packets.is_empty()
+    });
+    let reply = world.gateway().packets[0].clone();
+    let header = ip::parse(&reply).unwrap();
+    assert_eq!(header.source, addr("fd20:0:1::32"));
+    let kind = icmp::classify(&header, &reply);
+    assert_eq!(
+        kind,
+        Some(IcmpKind::EchoReply {
+            identifier: 3,
+            sequence: 4
+        })
+    );
+    assert!(world.received.is_empty());
+}
+
+#[test]
+fn forged_packets_are_counted_and_kept_out() {
+    let mut world = World::attach(Behaviour::default());
+    world.gateway().send(&packet("192.0.2.9", OURS, 10));
+    world.gateway().send(&packet(THEIRS, "10.0.100.51", 10));
+    world.gateway().send(&[0x45, 0, 0]);
+    world.gateway().send(&packet(THEIRS, OURS, 10));
+    world.run_until("the good one", |world| !world.received.is_empty());
+    assert_eq!(world.received.len(), 1);
+    for reason in [
+        DropReason::ReceiveSourceNotRouted,
+        DropReason::ReceiveDestinationNotAssigned,
+        DropReason::ReceiveMalformed,
+    ] {
+        assert_eq!(world.client.tally().drops(reason), 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn leaving_tells_the_gateway() {
+    let mut world = World::attach(Behaviour::default());
+    world.client.stop(world.now);
+    world.run_until("told", |world| {
+        !world.gateway.as_ref().unwrap().closed.is_empty()
+    });
+    assert!(world.gateway().closed[0].contains("the client leaves"));
+    assert_eq!(world.events.last().unwrap().1, TunnelEvent::Closed(None));
+    assert_eq!(world.client.phase(), Phase::Closed);
+}
+
+#[test]
+fn stops_where_it_is_told_to() {
+    let mut world = World::with(Behaviour::default(), |config| {
+        config.stop_at = Some(Stage::Authenticate);
+    });
+    world.client.start(world.now);
+    world.run_until("over", |world| world.client.phase() == Phase::Closed);
+    assert!(
+        world.gateway().requests.is_empty(),
+        "no session was asked for"
+    );
+    assert_eq!(world.events.last().unwrap().1, TunnelEvent::Closed(None));
+}
