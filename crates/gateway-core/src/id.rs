@@ -47,3 +47,11 @@ pub struct SlotId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
+
+impl SlotId {
+    /// The place, for tables by slot; an older holder of the place had another `SlotId`.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}

@@ -17,9 +17,11 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
 
 async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
     match control.metrics_text().await {
-        Ok(text) => {
-            (StatusCode::OK, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], text)
-        }
+        Ok(text) => (
+            StatusCode::OK,
+            [("content-type", "text/plain; version=0.0.4; charset=utf-8")],
+            text,
+        ),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [("content-type", "text/plain; charset=utf-8")],
@@ -32,6 +34,9 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
 async fn ready(State(control): State<Arc<Control>>) -> impl IntoResponse {
     match control.not_ready_because() {
         None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        Some(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {reason}\n"),
+        ),
     }
 }

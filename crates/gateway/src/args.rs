@@ -10,7 +10,12 @@ use masque_telemetry::LogFormat;
 
 /// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
 #[derive(Debug, Parser)]
-#[command(name = "masque-gateway", version, about, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "masque-gateway",
+    version,
+    about,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -91,16 +96,20 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The state folder: as given, else `.state` beside the manifests.
     pub(crate) fn state_dir(&self) -> Option<PathBuf> {
-        self.state_dir.clone().or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state")))
+        self.state_dir
+            .clone()
+            .or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state")))
     }
 }
 
 impl AskArgs {
     /// The control socket: as given, else the one in the state folder of the manifests.
     pub(crate) fn socket(&self) -> Option<PathBuf> {
-        self.socket
-            .clone()
-            .or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state").join("control.sock")))
+        self.socket.clone().or_else(|| {
+            self.manifests
+                .as_ref()
+                .map(|dir| dir.join(".state").join("control.sock"))
+        })
     }
 }
 

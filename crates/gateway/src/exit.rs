@@ -33,7 +33,10 @@ pub(crate) enum Fatal {
     Exists { path: PathBuf },
     /// A file could not be written.
     #[error("cannot write {path}: {error}", path = path.display())]
-    Write { path: PathBuf, error: std::io::Error },
+    Write {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     /// Certificate trouble.
     #[error("{0}")]
     Certificate(String),
@@ -45,7 +48,10 @@ pub(crate) enum Fatal {
     Listen { port: u16, error: std::io::Error },
     /// The admin port is taken.
     #[error("cannot listen on {address} for /metrics: {error}; choose another with --admin")]
-    Admin { address: std::net::SocketAddr, error: std::io::Error },
+    Admin {
+        address: std::net::SocketAddr,
+        error: std::io::Error,
+    },
     /// Privileges, devices or kernel features are missing.
     #[error("{0}")]
     Permission(String),
@@ -54,10 +60,16 @@ pub(crate) enum Fatal {
     Kernel(String),
     /// No running gateway answers.
     #[error("no gateway answers on {path}: {error}; is it running, and is that its --state-dir?", path = path.display())]
-    NotRunning { path: PathBuf, error: std::io::Error },
+    NotRunning {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     /// An operating-system call failed.
     #[error("{what}: {error}")]
-    Os { what: &'static str, error: std::io::Error },
+    Os {
+        what: &'static str,
+        error: std::io::Error,
+    },
     /// Validation failed; the problems were printed already.
     #[error("{errors} error(s) in {path}", path = path.display())]
     Invalid { path: PathBuf, errors: usize },
@@ -70,7 +82,9 @@ impl Fatal {
             Self::Usage(_) => status::USAGE,
             Self::Invalid { .. } => status::DATA,
             Self::Manifests { .. } => status::NO_INPUT,
-            Self::NotRunning { .. } | Self::Listen { .. } | Self::Admin { .. } => status::UNAVAILABLE,
+            Self::NotRunning { .. } | Self::Listen { .. } | Self::Admin { .. } => {
+                status::UNAVAILABLE
+            }
             Self::Os { .. } | Self::Kernel(_) => status::OS,
             Self::Exists { .. } => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,

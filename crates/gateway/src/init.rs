@@ -19,8 +19,14 @@ pub(crate) const SECRETS: &str = "secrets";
 
 /// The starter manifests, each with its file name.
 const MANIFESTS: [(&str, &str); 4] = [
-    ("vpc-ingress-point.yaml", include_str!("init/vpc-ingress-point.yaml")),
-    ("vpc-access-policy.yaml", include_str!("init/vpc-access-policy.yaml")),
+    (
+        "vpc-ingress-point.yaml",
+        include_str!("init/vpc-ingress-point.yaml"),
+    ),
+    (
+        "vpc-access-policy.yaml",
+        include_str!("init/vpc-access-policy.yaml"),
+    ),
     ("connectors.yaml", include_str!("init/connectors.yaml")),
     ("README.md", include_str!("init/README.md")),
 ];
@@ -34,7 +40,9 @@ const VALIDITY_DAYS: i64 = 825;
 /// [`Fatal::Exists`] when it is there already, [`Fatal::Write`] or [`Fatal::Certificate`].
 pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
     if dir.exists() && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Fatal::Exists { path: dir.to_owned() });
+        return Err(Fatal::Exists {
+            path: dir.to_owned(),
+        });
     }
     let certificates = development_certificates(hosts)
         .map_err(|e| Fatal::Certificate(format!("cannot make a certificate: {e}")))?;
@@ -45,17 +53,34 @@ pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
     let secret = dir.join(SECRETS).join("gateway-tls");
     make_dir(&dir.join(SECRETS), 0o700)?;
     make_dir(&secret, 0o700)?;
-    write(&secret.join("tls.crt"), certificates.server_chain.as_bytes(), 0o644)?;
-    write(&secret.join("tls.key"), certificates.server_key.as_bytes(), 0o600)?;
+    write(
+        &secret.join("tls.crt"),
+        certificates.server_chain.as_bytes(),
+        0o644,
+    )?;
+    write(
+        &secret.join("tls.key"),
+        certificates.server_key.as_bytes(),
+        0o600,
+    )?;
     write(&dir.join("ca.crt"), certificates.ca.as_bytes(), 0o644)?;
     println!("Wrote {}. Next:", dir.display());
-    println!("  1. put your connector's key into {}", dir.join("connectors.yaml").display());
+    println!(
+        "  1. put your connector's key into {}",
+        dir.join("connectors.yaml").display()
+    );
     println!("     (`datum-connect key` on the client prints the manifest)");
-    println!("  2. put your SIDs into {}", dir.join("vpc-ingress-point.yaml").display());
+    println!(
+        "  2. put your SIDs into {}",
+        dir.join("vpc-ingress-point.yaml").display()
+    );
     println!("  3. masque-gateway check {}", dir.display());
     println!("  4. masque-gateway --manifests {}", dir.display());
     println!("  5. on the client: datum-connect attach --vpc production-vpc \\");
-    println!("       --gateway https://HOST:4433 --ca {}", dir.join("ca.crt").display());
+    println!(
+        "       --gateway https://HOST:4433 --ca {}",
+        dir.join("ca.crt").display()
+    );
     Ok(())
 }
 
@@ -71,7 +96,8 @@ fn development_certificates(hosts: &[String]) -> Result<Certificates, rcgen::Err
     let now = time_now();
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::<String>::new())?;
-    ca.distinguished_name.push(DnType::CommonName, "MASQUE gateway development CA");
+    ca.distinguished_name
+        .push(DnType::CommonName, "MASQUE gateway development CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     (ca.not_before, ca.not_after) = now;
@@ -80,9 +106,10 @@ fn development_certificates(hosts: &[String]) -> Result<Certificates, rcgen::Err
 
     let server_key = KeyPair::generate()?;
     let mut server = CertificateParams::new(hosts.to_vec())?;
-    server
-        .distinguished_name
-        .push(DnType::CommonName, hosts.first().map_or("gateway", String::as_str));
+    server.distinguished_name.push(
+        DnType::CommonName,
+        hosts.first().map_or("gateway", String::as_str),
+    );
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     (server.not_before, server.not_after) = now;
     let certificate = server.signed_by(&server_key, &issuer)?;
@@ -96,7 +123,10 @@ fn development_certificates(hosts: &[String]) -> Result<Certificates, rcgen::Err
 /// From a day ago (clocks differ) to [`VALIDITY_DAYS`] from now.
 fn time_now() -> (time::OffsetDateTime, time::OffsetDateTime) {
     let now = time::OffsetDateTime::now_utc();
-    (now - time::Duration::days(1), now + time::Duration::days(VALIDITY_DAYS))
+    (
+        now - time::Duration::days(1),
+        now + time::Duration::days(VALIDITY_DAYS),
+    )
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), Fatal> {
@@ -104,7 +134,10 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), Fatal> {
         .recursive(true)
         .mode(mode)
         .create(path)
-        .map_err(|error| Fatal::Write { path: path.to_owned(), error })
+        .map_err(|error| Fatal::Write {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fatal> {
@@ -114,7 +147,10 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fatal> {
         .mode(mode)
         .open(path)
         .and_then(|mut file| file.write_all(bytes))
-        .map_err(|error| Fatal::Write { path: path.to_owned(), error })
+        .map_err(|error| Fatal::Write {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 #[cfg(test)]
@@ -129,7 +165,10 @@ mod tests {
         let dir = dir.path().join("starter");
         init(&dir, &["gw.example".to_owned(), "192.0.2.1".to_owned()]).unwrap();
         let key = dir.join("secrets/gateway-tls/tls.key");
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(fs::read_to_string(&key).unwrap().contains("PRIVATE KEY"));
         assert!(!dir.join("ca.key").exists());
         assert!(matches!(init(&dir, &[]), Err(Fatal::Exists { .. })));

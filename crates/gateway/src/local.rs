@@ -55,7 +55,9 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -78,7 +80,9 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>) {
 async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    tokio::io::BufReader::new(reader.take(MAX_ASK_BYTES)).read_line(&mut line).await?;
+    tokio::io::BufReader::new(reader.take(MAX_ASK_BYTES))
+        .read_line(&mut line)
+        .await?;
     let text = match serde_json::from_str::<Ask>(line.trim()) {
         Ok(Ask::Sessions) => serde_json::to_string(&control.sessions().await)?,
         Ok(Ask::Status) => serde_json::to_string(&control.status().await)?,
@@ -113,8 +117,10 @@ fn asked<T: DeserializeOwned>(args: &AskArgs, question: Ask) -> Result<T, Fatal>
 }
 
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fatal> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Fatal::Os { what: "cannot write JSON", error: e.into() })?;
+    let text = serde_json::to_string_pretty(value).map_err(|e| Fatal::Os {
+        what: "cannot write JSON",
+        error: e.into(),
+    })?;
     println!("{text}");
     Ok(())
 }
@@ -134,7 +140,16 @@ pub(crate) fn print_sessions(args: &AskArgs) -> Result<(), Fatal> {
     }
     println!(
         "{:<6} {:<24} {:<24} {:<32} {:<24} {:>6} {:>9} {:>10} {:>10} {:>7}",
-        "ID", "ATTACHMENT", "VPC", "ADDRESSES", "REMOTE", "AGE", "RTT", "TO-VPC", "FROM-VPC", "DROPS"
+        "ID",
+        "ATTACHMENT",
+        "VPC",
+        "ADDRESSES",
+        "REMOTE",
+        "AGE",
+        "RTT",
+        "TO-VPC",
+        "FROM-VPC",
+        "DROPS"
     );
     for s in &sessions {
         let addresses: Vec<String> = s.addresses.iter().map(|a| a.addr().to_string()).collect();
@@ -164,16 +179,39 @@ pub(crate) fn print_status(args: &AskArgs) -> Result<(), Fatal> {
     if args.json {
         return print_json(&status);
     }
-    let ready = status.not_ready.as_deref().map_or("ready".to_owned(), |r| format!("NOT READY: {r}"));
-    println!("masque-gateway {}, up {}: {ready}", status.version, human_age(status.uptime_s));
+    let ready = status
+        .not_ready
+        .as_deref()
+        .map_or("ready".to_owned(), |r| format!("NOT READY: {r}"));
+    println!(
+        "masque-gateway {}, up {}: {ready}",
+        status.version,
+        human_age(status.uptime_s)
+    );
     let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
-    println!("UDP ports: {}   packet threads: {}", ports.join(", "), status.shards);
+    println!(
+        "UDP ports: {}   packet threads: {}",
+        ports.join(", "),
+        status.shards
+    );
     for vpc in &status.vpcs {
-        println!("\n{} (VPCIngressPoint {}, snapshot {})", vpc.vpc, vpc.ingress_point, vpc.snapshot_version);
-        println!("  device {}, decapsulation by {}", vpc.device, vpc.decapsulation);
-        println!("  {} attachment(s), {} session(s)", vpc.attachments, vpc.sessions);
+        println!(
+            "\n{} (VPCIngressPoint {}, snapshot {})",
+            vpc.vpc, vpc.ingress_point, vpc.snapshot_version
+        );
+        println!(
+            "  device {}, decapsulation by {}",
+            vpc.device, vpc.decapsulation
+        );
+        println!(
+            "  {} attachment(s), {} session(s)",
+            vpc.attachments, vpc.sessions
+        );
         for pool in &vpc.pools {
-            println!("  pool {}: {} of {} addresses held", pool.prefix, pool.allocated, pool.total);
+            println!(
+                "  pool {}: {} of {} addresses held",
+                pool.prefix, pool.allocated, pool.total
+            );
         }
     }
     if !status.problems.is_empty() {

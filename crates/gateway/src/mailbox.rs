@@ -106,10 +106,16 @@ impl AsFd for Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use masque_packet::segment::GsoInfo;
+
     use super::*;
 
     fn packet() -> HandedPacket {
-        HandedPacket { vpc: 0, gso: masque_packet::GsoInfo::default(), bytes: vec![0x45] }
+        HandedPacket {
+            vpc: masque_gateway_core::VpcIndex(0),
+            gso: GsoInfo::default(),
+            bytes: vec![0x45],
+        }
     }
 
     #[test]
@@ -133,6 +139,10 @@ mod tests {
         mailbox.acknowledge();
         assert!(mailbox.command().is_some());
         mailbox.send(Command::Drain).unwrap();
-        assert_eq!(mailbox.wake.read().unwrap(), 1, "the second command woke again");
+        assert_eq!(
+            mailbox.wake.read().unwrap(),
+            1,
+            "the second command woke again"
+        );
     }
 }

@@ -76,7 +76,7 @@ pub(crate) struct PoolReport {
     /// The pool's prefix.
     pub(crate) prefix: IpNet,
     /// Addresses it can give.
-    pub(crate) total: u128,
+    pub(crate) total: u64,
     /// Addresses held by attachments or resting.
     pub(crate) allocated: u64,
 }
@@ -119,7 +119,11 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// Seconds in a form people read: 2h03m.

@@ -27,7 +27,9 @@ impl StateDir {
     /// What the operating system says.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// Where the control socket lives.
@@ -41,7 +43,9 @@ impl StateDir {
         let path = self.path.join(ADDRESSES);
         let read = || -> io::Result<T> {
             if fs::metadata(&path)?.len() > MAX_BYTES {
-                return Err(io::Error::other("larger than any state this gateway writes"));
+                return Err(io::Error::other(
+                    "larger than any state this gateway writes",
+                ));
             }
             serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::from)
         };

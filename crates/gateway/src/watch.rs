@@ -34,7 +34,10 @@ pub(crate) struct Watch {
 impl Watch {
     /// Looks at the folder for the first time.
     pub(crate) fn new(dir: &Path) -> Self {
-        let mut watch = Self { dir: dir.to_owned(), seen: BTreeMap::new() };
+        let mut watch = Self {
+            dir: dir.to_owned(),
+            seen: BTreeMap::new(),
+        };
         watch.changed();
         watch
     }
@@ -56,12 +59,16 @@ impl Watch {
 fn look(dir: &Path, depth: usize, out: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let hidden = path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with('.'));
         if hidden || out.len() >= MAX_FILES {
             continue;
         }
         // Follows links: what the manifest says is what counts, not where it is mounted.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
         if metadata.is_dir() && depth < MAX_DEPTH {
             look(&path, depth + 1, out)?;
         } else if metadata.is_file() {

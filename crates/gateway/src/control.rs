@@ -1,0 +1,174 @@
+//! What every thread of the gateway may ask: the registry of sessions behind one mutex, the tables
+//! and sites of the moment, and how to reach the shards. Packets never come here.
+
+mod admission;
+mod reports;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use masque_gateway_core::{Registry, Tables};
+use masque_model::ObjectName;
+use masque_telemetry::MetricsError;
+use tokio::{runtime::Handle, sync::Notify};
+
+use crate::{command::Command, mailbox::Mailbox, metrics::Metrics, sites::Sites};
+
+/// How long a shard may take to report; a turn takes microseconds.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the gateway does not serve yet, or not any more.
+#[derive(Clone, Debug, Default)]
+struct Condition {
+    starting: bool,
+    draining: bool,
+    /// The kernel's state is not what the manifests want.
+    kernel: Option<String>,
+}
+
+/// What the supervisor knows of the devices, for reports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Devices {
+    /// TUN device by ingress point.
+    pub(crate) tun: BTreeMap<ObjectName, String>,
+    /// How packets leave SRv6.
+    pub(crate) decapsulation: String,
+    /// Problems in the manifests, one line each; errors first.
+    pub(crate) problems: Vec<String>,
+    /// How many of them are errors.
+    pub(crate) errors: usize,
+}
+
+/// The gateway's control half.
+pub(crate) struct Control {
+    registry: Mutex<Registry>,
+    tables: ArcSwap<Tables>,
+    sites: ArcSwap<Sites>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    condition: Mutex<Condition>,
+    devices: ArcSwap<Devices>,
+    metrics: Metrics,
+    started: Instant,
+    fabric_mtu_bytes: AtomicUsize,
+    /// Where names are resolved.
+    pub(crate) runtime: OnceLock<Handle>,
+    /// Rung when addresses changed and must be remembered.
+    pub(crate) addresses_changed: Notify,
+}
+
+impl Control {
+    /// A gateway that serves nothing yet.
+    ///
+    /// # Errors
+    /// [`MetricsError`] when a metric's name is taken twice.
+    pub(crate) fn new(
+        registry: Registry,
+        mailboxes: Vec<Arc<Mailbox>>,
+        started: Instant,
+    ) -> Result<Self, MetricsError> {
+        Ok(Self {
+            tables: ArcSwap::new(Arc::clone(registry.tables())),
+            registry: Mutex::new(registry),
+            sites: ArcSwap::default(),
+            mailboxes,
+            condition: Mutex::new(Condition {
+                starting: true,
+                ..Condition::default()
+            }),
+            devices: ArcSwap::default(),
+            metrics: Metrics::new()?,
+            started,
+            fabric_mtu_bytes: AtomicUsize::new(usize::MAX),
+            runtime: OnceLock::new(),
+            addresses_changed: Notify::new(),
+        })
+    }
+
+    /// The registry. A panic elsewhere while it was held leaves it usable: every operation of the
+    /// registry is complete when it returns.
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tables of the moment.
+    pub(crate) fn tables(&self) -> Arc<Tables> {
+        self.tables.load_full()
+    }
+
+    /// The sites of the moment.
+    pub(crate) fn sites(&self) -> Arc<Sites> {
+        self.sites.load_full()
+    }
+
+    /// Publishes what a change of manifests made.
+    pub(crate) fn publish(&self, tables: Arc<Tables>, sites: Sites) {
+        self.sites.store(Arc::new(sites));
+        self.tables.store(Arc::clone(&tables));
+        self.broadcast(|| Command::Tables(Arc::clone(&tables)));
+    }
+
+    /// Publishes what reports say of devices and problems.
+    pub(crate) fn publish_devices(&self, devices: Devices) {
+        self.devices.store(Arc::new(devices));
+    }
+
+    /// Sends a command to every shard.
+    pub(crate) fn broadcast(&self, command: impl Fn() -> Command) {
+        for shard in 0..self.mailboxes.len() {
+            self.send(u16::try_from(shard).unwrap_or(u16::MAX), command());
+        }
+    }
+
+    /// Sends a command to one shard.
+    pub(crate) fn send(&self, shard: u16, command: Command) {
+        let sent = self
+            .mailboxes
+            .get(usize::from(shard))
+            .map(|m| m.send(command));
+        if let Some(Err(stuck)) = sent {
+            tracing::error!(shard, %stuck, "restart the gateway");
+        }
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shards(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// The first listeners and routes are in place.
+    pub(crate) fn started(&self) {
+        self.condition().starting = false;
+    }
+
+    /// A drain has begun.
+    pub(crate) fn draining(&self) {
+        self.condition().draining = true;
+    }
+
+    /// Whether the kernel's state is as wanted, or what is wrong.
+    pub(crate) fn kernel_state(&self, problem: Option<String>) {
+        self.condition().kernel = problem;
+    }
+
+    /// Why the gateway does not serve; `None` when it does.
+    pub(crate) fn not_ready_because(&self) -> Option<String> {
+        let condition = self.condition();
+        if condition.draining {
+            return Some("draining".to_owned());
+        }
+        if condition.starting {
+            return Some("starting".to_owned());
+        }
+        condition.kernel.clone()
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

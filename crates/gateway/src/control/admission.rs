@@ -1,0 +1,122 @@
+//! Sessions begin and end: the registry decides, the shards are told.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use masque_gateway_core::{
+    AdmitRequest, AttachmentId, EndReason, Ended, Grant, Now, Refusal, SessionId, SessionRef,
+};
+use masque_model::{ConnectorKey, ObjectName};
+use masque_protocol::ProxyError;
+
+use super::Control;
+use crate::{
+    command::Command,
+    shard::{RESOLVE_TIMEOUT, TunnelKey},
+};
+
+impl Control {
+    /// Whether the key has an attachment at one of these ingress points.
+    pub(crate) fn knows(&self, key: &ConnectorKey, points: &BTreeSet<ObjectName>) -> bool {
+        self.registry()
+            .snapshots()
+            .filter(|snapshot| points.contains(&snapshot.ingress_point))
+            .any(|snapshot| snapshot.attachments.iter().any(|a| a.key == *key))
+    }
+
+    /// Admits a session and tells every shard what that changes.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed.
+    pub(crate) fn admit(&self, now: Now, request: &AdmitRequest<'_>) -> Result<Grant, Refusal> {
+        let admitted = self.registry().admit(now, request)?;
+        // The session that carried the traffic until now needs no word: the newest one wins.
+        let grant = admitted.grant;
+        self.tell_others(&grant, Command::Elsewhere);
+        self.end(&admitted.ended);
+        self.addresses_changed.notify_one();
+        Ok(grant)
+    }
+
+    /// Forgets a session whose tunnel has ended.
+    pub(crate) fn release(
+        &self,
+        now: Now,
+        attachment: AttachmentId,
+        session: SessionId,
+        reason: EndReason,
+    ) {
+        let released = self.registry().release(now, session, reason);
+        self.broadcast(|| Command::ElsewhereEnded(attachment, session));
+        if let Some(released) = released {
+            if let Some(activated) = released.activated {
+                self.update(activated);
+            }
+            self.addresses_changed.notify_one();
+        }
+    }
+
+    /// A session's grant changed.
+    pub(crate) fn update(&self, grant: Grant) {
+        self.tell_others(&grant, Command::ElsewhereUpdated);
+        self.send(grant.shard, Command::Update(Arc::new(grant)));
+    }
+
+    /// Ends sessions that the registry released; their shard then tells the others.
+    pub(crate) fn end(&self, ended: &[Ended]) {
+        for Ended {
+            session: SessionRef { session, shard },
+            reason,
+            ..
+        } in ended
+        {
+            self.send(*shard, Command::End(*session, *reason));
+        }
+    }
+
+    /// The other shards hand over the session's packets.
+    fn tell_others(&self, grant: &Grant, command: impl Fn(Arc<Grant>) -> Command) {
+        let shared = Arc::new(grant.clone());
+        for shard in (0..self.shards()).filter_map(|s| u16::try_from(s).ok()) {
+            if shard != grant.shard {
+                self.send(shard, command(Arc::clone(&shared)));
+            }
+        }
+    }
+
+    /// Resolves a request's target (RFC 9484 §4.1) and tells the shard.
+    pub(crate) fn resolve(self: &Arc<Self>, name: String, shard: u16, key: TunnelKey) {
+        let control = Arc::clone(self);
+        let Some(runtime) = self.runtime.get() else {
+            return;
+        };
+        runtime.spawn(async move {
+            let looked_up = tokio::net::lookup_host((name.as_str(), 0));
+            let addresses = match tokio::time::timeout(RESOLVE_TIMEOUT, looked_up).await {
+                Err(_) => Err(ProxyError::DnsTimeout),
+                Ok(Err(error)) => {
+                    tracing::debug!(name, %error, "a target does not resolve");
+                    Err(ProxyError::DnsError)
+                }
+                Ok(Ok(found)) => {
+                    let addresses: BTreeSet<IpAddr> = found.map(|a| a.ip()).collect();
+                    Ok(addresses.into_iter().collect())
+                }
+            };
+            control.send(shard, Command::Resolved { key, addresses });
+        });
+    }
+
+    /// What one packet may have on its way to the fabric: the underlay's MTU less the outer header.
+    pub(crate) fn fabric_mtu_bytes(&self) -> usize {
+        self.fabric_mtu_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The underlay's MTU is known.
+    pub(crate) fn set_fabric_mtu_bytes(&self, bytes: usize) {
+        self.fabric_mtu_bytes.store(bytes, Ordering::Relaxed);
+    }
+}

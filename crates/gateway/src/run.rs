@@ -1,0 +1,271 @@
+//! A running gateway: starts the threads, watches the manifests, obeys signals, cleans up.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use masque_gateway_core::{DataplaneConfig, HopLimit, Now, Registry, RegistryConfig};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{
+    admin,
+    args::RunArgs,
+    command::Command,
+    control::Control,
+    exit::Fatal,
+    local,
+    mailbox::Mailbox,
+    shard::Shard,
+    state::StateDir,
+    supervisor::{Secrets, Supervisor},
+    watch::{INTERVAL_MS, Watch},
+};
+
+/// After GOAWAY, and after the last session or the deadline, packets in flight get so long.
+const LINGER: Duration = Duration::from_millis(100);
+/// How often a drain looks whether sessions are left.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// [`Fatal`] when it cannot start.
+pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
+    let Some(dir) = args.manifests.clone() else {
+        return Err(Fatal::Usage(
+            "nothing to run on: give --manifests DIR (`masque-gateway init DIR` writes one)"
+                .to_owned(),
+        ));
+    };
+    masque_telemetry::init_logs(args.log, &args.log_filter)
+        .map_err(|e| Fatal::Usage(e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::Os {
+            what: "cannot start the control runtime",
+            error,
+        })?;
+    runtime.block_on(start(args, dir))
+}
+
+async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
+    let epoch = Instant::now();
+    // Missing or unreadable folders are told before anything is touched.
+    crate::source::load(&dir, &[])?;
+    let state_path = args.state_dir().unwrap_or_else(|| dir.join(".state"));
+    let state = StateDir::open(&state_path).map_err(|error| Fatal::Write {
+        path: state_path.clone(),
+        error,
+    })?;
+    let socket_path = state.control_socket();
+    let listener = local::bind(&socket_path).map_err(|error| Fatal::Write {
+        path: socket_path.clone(),
+        error,
+    })?;
+
+    let shards = args.shards.unwrap_or_else(default_shards);
+    let mailboxes = (0..shards)
+        .map(|_| Mailbox::new())
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(|error| Fatal::Os {
+            what: "cannot make an eventfd",
+            error,
+        })?;
+    let registry = match state.load_addresses() {
+        Some(remembered) => {
+            Registry::with_addresses(RegistryConfig::default(), now(epoch), &remembered)
+        }
+        None => Registry::new(RegistryConfig::default()),
+    };
+    let control = Control::new(registry, mailboxes.clone(), epoch)
+        .map_err(|e| Fatal::Usage(e.to_string()))?;
+    let control = Arc::new(control);
+    let runtime_is_set = control.runtime.set(tokio::runtime::Handle::current());
+    debug_assert!(runtime_is_set.is_ok());
+    let admin = TcpListener::bind(args.admin)
+        .await
+        .map_err(|error| Fatal::Admin {
+            address: args.admin,
+            error,
+        })?;
+
+    let secrets = Secrets {
+        token: random()?,
+        reset: random()?,
+    };
+    let mut supervisor = Supervisor::new(
+        args.clone(),
+        dir.clone(),
+        Arc::clone(&control),
+        secrets,
+        epoch,
+    )?;
+    let threads = spawn_shards(&control, &mailboxes, epoch)?;
+    let started = supervisor.reload(true);
+    let ended = match started {
+        Ok(()) => {
+            control.started();
+            tracing::info!(shards, admin = %args.admin, "ready");
+            tokio::spawn(local::serve(listener, Arc::clone(&control)));
+            let router = admin::router(Arc::clone(&control));
+            tokio::spawn(async move {
+                if let Err(error) = axum::serve(admin, router).await {
+                    tracing::error!(%error, "admin endpoints");
+                }
+            });
+            serve(&mut supervisor, &control, &state, &dir).await
+        }
+        Err(fatal) => Err(fatal),
+    };
+    control.broadcast(|| Command::Stop);
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a packet thread had panicked");
+        }
+    }
+    supervisor.clear();
+    save(&control, &state, epoch);
+    // A socket file that is gone already is what we want.
+    let _gone_already = std::fs::remove_file(socket_path);
+    ended
+}
+
+/// Watches and obeys until a drain is over.
+async fn serve(
+    supervisor: &mut Supervisor,
+    control: &Arc<Control>,
+    state: &StateDir,
+    dir: &std::path::Path,
+) -> Result<(), Fatal> {
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut hangup = on(SignalKind::hangup())?;
+    let mut watch = Watch::new(dir);
+    let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => supervisor.reload(false)?,
+            _ = look.tick() => {
+                if watch.changed() {
+                    supervisor.reload(false)?;
+                }
+            }
+            () = control.addresses_changed.notified() => save(control, state, supervisor.epoch()),
+        }
+    }
+    drain(supervisor, control, &mut terminate, &mut interrupt).await;
+    Ok(())
+}
+
+/// GOAWAY, then waits for the sessions to leave or for the deadline; a second signal ends at once.
+async fn drain(
+    supervisor: &Supervisor,
+    control: &Control,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+) {
+    control.draining();
+    control.broadcast(|| Command::Drain);
+    let deadline = supervisor.drain_deadline();
+    let sessions = control.registry().session_count();
+    tracing::info!(sessions, deadline_s = deadline.as_secs(), "draining");
+    let empty = async {
+        while control.registry().session_count() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = empty => {}
+        () = tokio::time::sleep(deadline) => {
+            tracing::warn!(sessions = control.registry().session_count(), "drain deadline passed");
+        }
+        _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
+        _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
+    }
+    tokio::time::sleep(LINGER).await;
+}
+
+fn spawn_shards(
+    control: &Arc<Control>,
+    mailboxes: &[Arc<Mailbox>],
+    epoch: Instant,
+) -> Result<Vec<JoinHandle<()>>, Fatal> {
+    let mut threads = Vec::new();
+    for id in (0..mailboxes.len()).filter_map(|id| u16::try_from(id).ok()) {
+        let config = DataplaneConfig {
+            shard: id,
+            hop_limit: HopLimit::KernelDecrements,
+            ..DataplaneConfig::default()
+        };
+        let shard =
+            Shard::new(id, Arc::clone(control), mailboxes, config, epoch).map_err(|error| {
+                Fatal::Os {
+                    what: "cannot make a poller",
+                    error,
+                }
+            })?;
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{id}"))
+            .spawn(move || shard.run())
+            .map_err(|error| Fatal::Os {
+                what: "cannot start a packet thread",
+                error,
+            })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn save(control: &Control, state: &StateDir, epoch: Instant) {
+    let addresses = control.registry().export_addresses(now(epoch));
+    if let Err(error) = state.save_addresses(&addresses) {
+        tracing::error!(%error, "addresses are not remembered; free space or mend permissions");
+    }
+}
+
+fn on(kind: SignalKind) -> Result<Signal, Fatal> {
+    signal(kind).map_err(|error| Fatal::Os {
+        what: "cannot wait for signals",
+        error,
+    })
+}
+
+fn now(epoch: Instant) -> Now {
+    let mono_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    Now { mono_ms, unix_s }
+}
+
+/// One packet thread a core.
+fn default_shards() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores.min(64)).unwrap_or(1)
+}
+
+/// 32 bytes nobody can guess.
+///
+/// # Errors
+/// [`Fatal::Os`] when the system has no random numbers.
+pub(crate) fn random() -> Result<[u8; 32], Fatal> {
+    let mut bytes = [0; 32];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Fatal::Os {
+            what: "the system's random generator failed",
+            error: std::io::Error::other("unspecified"),
+        })?;
+    Ok(bytes)
+}

@@ -1,0 +1,306 @@
+//! One packet thread: it owns its sockets, its QUIC machines, its TUN queues and its tunnels, and
+//! runs every packet to completion (decision 0002).
+//!
+//! A turn takes what is there, in this order: commands, UDP, timers, requests, datagrams, TUN,
+//! handed packets, and sends. Every step has a budget, so that no peer keeps the others waiting.
+
+mod datapath;
+mod figures;
+mod lifecycle;
+mod port;
+mod requests;
+mod tunnels;
+mod vpc_port;
+mod wait;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use masque_gateway_core::{Dataplane, DataplaneConfig, EndReason, Now, VpcIndex};
+use masque_http3::Code;
+
+pub(crate) use figures::ShardFigures;
+pub(crate) use requests::RESOLVE_TIMEOUT;
+pub(crate) use tunnels::TunnelKey;
+
+use crate::{
+    command::{Command, ShardReport},
+    control::Control,
+    mailbox::Mailbox,
+};
+use port::Port;
+use tunnels::Tunnels;
+use vpc_port::VpcPort;
+use wait::{Poller, Source};
+
+/// How often idle sessions are looked for.
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// Commands taken in one turn.
+const COMMANDS_A_TURN: usize = 64;
+
+/// One packet thread's state.
+pub(crate) struct Shard {
+    id: u16,
+    control: Arc<Control>,
+    mailbox: Arc<Mailbox>,
+    peers: Vec<Arc<Mailbox>>,
+    poller: Poller,
+    ports: Vec<Port>,
+    vpcs: BTreeMap<VpcIndex, VpcPort>,
+    plane: Dataplane,
+    tunnels: Tunnels,
+    scratch: datapath::Scratch,
+    figures: ShardFigures,
+    epoch: Instant,
+    next_housekeeping: Instant,
+    /// Idle sessions of one look; kept for its memory.
+    expired: Vec<masque_gateway_core::SlotId>,
+    draining: bool,
+    stopping: bool,
+    /// Requests whose target name is being resolved.
+    resolving: BTreeMap<TunnelKey, requests::Resolving>,
+}
+
+impl Shard {
+    /// A shard that listens to nothing yet.
+    ///
+    /// # Errors
+    /// What the operating system says of the poller.
+    pub(crate) fn new(
+        id: u16,
+        control: Arc<Control>,
+        mailboxes: &[Arc<Mailbox>],
+        config: DataplaneConfig,
+        epoch: Instant,
+    ) -> std::io::Result<Self> {
+        let mailbox = Arc::clone(&mailboxes[usize::from(id)]);
+        let mut poller = Poller::new()?;
+        poller.add(Source::Mailbox, &*mailbox)?;
+        let plane = Dataplane::new(config, Now::default(), control.tables());
+        Ok(Self {
+            id,
+            control,
+            mailbox,
+            peers: mailboxes.to_vec(),
+            poller,
+            ports: Vec::new(),
+            vpcs: BTreeMap::new(),
+            plane,
+            tunnels: Tunnels::default(),
+            scratch: datapath::Scratch::new(),
+            figures: ShardFigures::default(),
+            epoch,
+            next_housekeeping: epoch,
+            expired: Vec::new(),
+            draining: false,
+            stopping: false,
+            resolving: BTreeMap::new(),
+        })
+    }
+
+    /// Runs until [`Command::Stop`].
+    pub(crate) fn run(mut self) {
+        let mut more = false;
+        while !self.stopping {
+            let deadline = self.deadline();
+            self.poller
+                .wait(if more { Some(Duration::ZERO) } else { deadline });
+            more = self.turn();
+        }
+        self.close_everything();
+    }
+
+    /// One turn; `true` when a budget ended it and work is left.
+    fn turn(&mut self) -> bool {
+        let at = Instant::now();
+        let now = self.now(at);
+        let mut more = self.take_commands(at, now);
+        for port in &mut self.ports {
+            more |= port.receive(at, &mut self.figures);
+            port.machine.handle_timeouts(at);
+        }
+        self.handle_events(at, now);
+        more |= self.datagrams_to_vpcs(now);
+        more |= self.vpcs_to_datagrams(now);
+        more |= self.handed_packets(now);
+        if at >= self.next_housekeeping {
+            self.housekeeping(now);
+            self.next_housekeeping = at + HOUSEKEEPING;
+        }
+        for port in &mut self.ports {
+            more |= port.send(at, &mut self.figures);
+            self.poller
+                .want_write(port.source(), port.socket(), port.socket().is_blocked());
+        }
+        more
+    }
+
+    fn now(&self, at: Instant) -> Now {
+        let mono_ms = at.saturating_duration_since(self.epoch).as_millis();
+        let unix_s = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        Now {
+            mono_ms: u64::try_from(mono_ms).unwrap_or(u64::MAX),
+            unix_s,
+        }
+    }
+
+    /// How long the thread may sleep.
+    fn deadline(&self) -> Option<Duration> {
+        let next = self
+            .ports
+            .iter()
+            .filter_map(|port| port.machine.next_deadline())
+            .chain([self.next_housekeeping])
+            .min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn take_commands(&mut self, at: Instant, now: Now) -> bool {
+        self.mailbox.acknowledge();
+        for _ in 0..COMMANDS_A_TURN {
+            match self.mailbox.command() {
+                Some(command) => self.obey(command, at, now),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn obey(&mut self, command: Command, at: Instant, now: Now) {
+        match command {
+            Command::Tables(tables) => self.plane.set_tables(now, tables),
+            Command::OpenVpc {
+                vpc,
+                queue,
+                merge_udp,
+            } => self.open_vpc(vpc, queue, merge_udp),
+            Command::CloseVpc(vpc) => {
+                if let Some(port) = self.vpcs.remove(&vpc) {
+                    self.poller.remove(Source::Vpc(vpc), &port.queue);
+                }
+            }
+            Command::OpenPort(setup) => self.open_port(*setup, at),
+            Command::ClosePort(port) => self.close_port(port, at),
+            Command::Elsewhere(grant) => self.plane.attach_elsewhere(&grant),
+            Command::ElsewhereEnded(attachment, session) => self.plane.forget(attachment, session),
+            Command::ElsewhereUpdated(grant) => self.plane.update(now, &grant),
+            Command::End(session, reason) => self.end_session(session, reason, now),
+            Command::Update(grant) => self.update(grant, now),
+            Command::Resolved { key, addresses } => self.resolved(key, addresses, at, now),
+            Command::Drain => {
+                self.draining = true;
+                self.ports.iter_mut().for_each(Port::announce_shutdown);
+            }
+            Command::Stop => self.stopping = true,
+            Command::Report(reply) => {
+                // Whoever asked may have stopped waiting.
+                let _asker_gone = reply.send(self.report(at));
+            }
+        }
+    }
+
+    fn open_vpc(&mut self, vpc: VpcIndex, queue: masque_tun::TunQueue, merge_udp: bool) {
+        if let Err(error) = self.poller.add(Source::Vpc(vpc), &queue) {
+            tracing::error!(shard = self.id, %error, "cannot watch a TUN queue");
+            return;
+        }
+        self.vpcs.insert(vpc, VpcPort::new(queue, merge_udp));
+    }
+
+    fn open_port(&mut self, setup: crate::command::PortSetup, at: Instant) {
+        let number = setup.port;
+        let port = Port::new(setup, at);
+        if let Err(error) = self.poller.add(port.source(), port.socket()) {
+            tracing::error!(shard = self.id, port = number, %error, "cannot watch a socket");
+            return;
+        }
+        self.ports.push(port);
+    }
+
+    fn close_port(&mut self, number: u16, at: Instant) {
+        let keys: Vec<TunnelKey> = self
+            .tunnels
+            .keys()
+            .into_iter()
+            .filter(|key| key.port == number)
+            .collect();
+        let now = self.now(at);
+        for key in keys {
+            self.drop_tunnel(key, EndReason::IngressPointRemoved, now);
+        }
+        if let Some(index) = self.ports.iter().position(|port| port.number() == number) {
+            let mut port = self.ports.swap_remove(index);
+            port.close(
+                at,
+                Code::H3_NO_ERROR,
+                "the listener was removed",
+                &mut self.figures,
+            );
+            self.poller.remove(port.source(), port.socket());
+        }
+    }
+
+    /// Looks for idle sessions, and for an end of the drain.
+    fn housekeeping(&mut self, now: Now) {
+        let mut expired = std::mem::take(&mut self.expired);
+        expired.clear();
+        self.plane.expired(now, &mut expired);
+        for slot in &expired {
+            let found = self
+                .tunnels
+                .by_slot(*slot)
+                .map(|t| (t.key, t.grant.session));
+            if let Some((key, session)) = found {
+                tracing::info!(shard = self.id, %session, "session idle for too long");
+                self.abort_tunnel(key, EndReason::IdleTimeout, now);
+            }
+        }
+        self.expired = expired;
+    }
+
+    /// The figures of the moment.
+    fn figures_now(&self) -> ShardFigures {
+        let mut figures = self.figures.clone();
+        for table in self.plane.tables().vpcs() {
+            if let Some(counters) = self.plane.vpc_counters(table.index()) {
+                figures.vpcs.push((table.index(), *counters));
+            }
+        }
+        for port in &self.ports {
+            figures.add_machine(port.machine.stats());
+        }
+        for vpc in self.vpcs.values() {
+            figures.tun_refused += vpc.flushed.refused;
+        }
+        figures
+    }
+
+    fn report(&self, at: Instant) -> ShardReport {
+        ShardReport {
+            sessions: self
+                .tunnels
+                .iter()
+                .filter_map(|t| self.session_report(t, at))
+                .collect(),
+            figures: self.figures_now(),
+        }
+    }
+
+    fn close_everything(&mut self) {
+        let at = Instant::now();
+        for port in &mut self.ports {
+            port.close(
+                at,
+                Code::H3_NO_ERROR,
+                "the gateway is shutting down",
+                &mut self.figures,
+            );
+        }
+    }
+}

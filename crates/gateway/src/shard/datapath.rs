@@ -1,0 +1,293 @@
+//! The way of a packet through a shard: datagram → dataplane → TUN, and TUN → dataplane → datagrams.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use masque_gateway_core::{ClientVerdict, Dataplane, Now, VpcIndex, VpcVerdict};
+use masque_packet::segment::{GsoInfo, segments};
+use masque_tun::{READ_BUFFER_BYTES, TunError, Written};
+
+use super::{
+    Shard,
+    figures::ShardFigures,
+    port::Port,
+    tunnels::{Tunnel, TunnelKey, Tunnels},
+    vpc_port::VpcPort,
+};
+use crate::{command::HandedPacket, mailbox::Mailbox};
+
+/// RFC 9484 §6: Context ID 0 means that an IP packet follows.
+const CONTEXT: [u8; 1] = [0];
+
+/// Datagrams taken from one port's connections a turn.
+const DATAGRAMS_A_TURN: usize = 1024;
+/// Super-packets read from one VPC's queue a turn.
+const READS_A_TURN: usize = 32;
+/// Packets taken from other shards a turn.
+const HANDED_A_TURN: usize = 64;
+/// Answers of the gateway itself: ICMP errors quote at most 1,280 bytes, echo replies are as long as
+/// their requests.
+const REPLY_BYTES: usize = 65_536;
+
+/// Buffers that every packet of the shard passes, one after the other.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    read: Box<[u8]>,
+    reply: Box<[u8]>,
+}
+
+impl Scratch {
+    /// Two buffers; nothing else is allocated.
+    pub(crate) fn new() -> Self {
+        Self {
+            read: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+            reply: vec![0; REPLY_BYTES].into_boxed_slice(),
+        }
+    }
+}
+
+impl Shard {
+    /// Datagrams of clients into the VPCs; `true` when the budget ended it.
+    pub(super) fn datagrams_to_vpcs(&mut self, now: Now) -> bool {
+        let mut more = false;
+        for port in &mut self.ports {
+            let mut left = DATAGRAMS_A_TURN;
+            while let Some((conn, stream, payload)) = port.machine.poll_datagram() {
+                let key = TunnelKey {
+                    port: port.number(),
+                    conn,
+                    stream,
+                };
+                let Some(tunnel) = self.tunnels.at(key) else {
+                    self.figures.unclaimed += 1;
+                    continue;
+                };
+                if let Ok(packet) = tunnel.protocol.handle_datagram(payload) {
+                    let mut inward = Inward {
+                        plane: &mut self.plane,
+                        vpcs: &mut self.vpcs,
+                        reply: &mut self.scratch.reply,
+                    };
+                    if let Some(answer) = inward.packet(tunnel, &packet, now) {
+                        send_packet(port, key, answer, &mut self.figures);
+                    }
+                } else {
+                    self.figures.unknown_context += 1;
+                }
+                left -= 1;
+                if left == 0 {
+                    more = true;
+                    break;
+                }
+            }
+        }
+        for vpc in self.vpcs.values_mut() {
+            vpc.flush();
+        }
+        more
+    }
+
+    /// A packet that came in a DATAGRAM capsule (RFC 9297 §3.5): treated like one in a datagram.
+    pub(super) fn capsule_packet(&mut self, key: TunnelKey, packet: &[u8], now: Now) {
+        let Some(tunnel) = self.tunnels.at(key) else {
+            return;
+        };
+        let mut inward = Inward {
+            plane: &mut self.plane,
+            vpcs: &mut self.vpcs,
+            reply: &mut self.scratch.reply,
+        };
+        if let Some(answer) = inward.packet(tunnel, packet, now)
+            && let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port)
+        {
+            send_packet(port, key, answer, &mut self.figures);
+        }
+    }
+
+    /// Packets of the VPCs to clients; `true` when the budget ended it.
+    pub(super) fn vpcs_to_datagrams(&mut self, now: Now) -> bool {
+        let mut more = false;
+        for (index, vpc) in &mut self.vpcs {
+            let mut left = READS_A_TURN;
+            while !vpc.down {
+                if left == 0 {
+                    more = true;
+                    break;
+                }
+                left -= 1;
+                let read = match vpc.queue.read(&mut self.scratch.read) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => break,
+                    Err(TunError::BadPacket(_)) => {
+                        self.figures.tun_bad_packets += 1;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::error!(shard = self.id, %error, "a TUN device is gone");
+                        vpc.down = true;
+                        break;
+                    }
+                };
+                let reply = &mut self.scratch.reply;
+                let verdict = self
+                    .plane
+                    .from_vpc(now, *index, read.packet, &read.gso, reply);
+                let mut outward = Outward {
+                    tunnels: &self.tunnels,
+                    ports: &mut self.ports,
+                    peers: &self.peers,
+                    figures: &mut self.figures,
+                };
+                outward.act(verdict, *index, vpc, read.packet, &read.gso, reply);
+            }
+        }
+        more
+    }
+
+    /// Packets that other shards read for sessions of this one.
+    pub(super) fn handed_packets(&mut self, now: Now) -> bool {
+        for _ in 0..HANDED_A_TURN {
+            let Some(mut handed) = self.mailbox.packet() else {
+                return false;
+            };
+            let Some(vpc) = self.vpcs.get_mut(&handed.vpc) else {
+                continue;
+            };
+            let reply = &mut self.scratch.reply;
+            let (bytes, gso) = (&mut handed.bytes, &handed.gso);
+            let verdict = self
+                .plane
+                .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
+            let mut outward = Outward {
+                tunnels: &self.tunnels,
+                ports: &mut self.ports,
+                peers: &self.peers,
+                figures: &mut self.figures,
+            };
+            outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
+        }
+        true
+    }
+}
+
+/// What a packet of a client needs.
+struct Inward<'a> {
+    plane: &'a mut Dataplane,
+    vpcs: &'a mut BTreeMap<VpcIndex, VpcPort>,
+    reply: &'a mut [u8],
+}
+
+impl Inward<'_> {
+    /// Judges a packet and collects it for its VPC; gives what the client is answered.
+    fn packet(&mut self, tunnel: &Tunnel, packet: &[u8], now: Now) -> Option<&[u8]> {
+        let vpc = self.vpcs.get_mut(&tunnel.grant.index)?;
+        let staged = vpc.writer.stage(&vpc.queue, packet)?;
+        match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
+            ClientVerdict::Forward { header, .. } => {
+                vpc.writer.commit(&vpc.queue, &header);
+                None
+            }
+            ClientVerdict::Reply { len_bytes, .. } => Some(&self.reply[..len_bytes]),
+            ClientVerdict::Drop(_) => None,
+        }
+    }
+}
+
+/// What a packet of a VPC needs.
+struct Outward<'a> {
+    tunnels: &'a Tunnels,
+    ports: &'a mut [Port],
+    peers: &'a [Arc<Mailbox>],
+    figures: &'a mut ShardFigures,
+}
+
+impl Outward<'_> {
+    /// Carries out a verdict.
+    fn act(
+        &mut self,
+        verdict: VpcVerdict,
+        index: VpcIndex,
+        vpc: &VpcPort,
+        packet: &[u8],
+        gso: &GsoInfo,
+        reply: &[u8],
+    ) {
+        match verdict {
+            VpcVerdict::ToSession { slot, .. } => {
+                let Some(tunnel) = self.tunnels.by_slot(slot) else {
+                    return;
+                };
+                let port = self
+                    .ports
+                    .iter_mut()
+                    .find(|p| p.number() == tunnel.key.port);
+                if let Some(port) = port {
+                    send_segments(port, tunnel.key, packet, gso, self.figures);
+                }
+            }
+            VpcVerdict::HandOver { shard } => {
+                let handed = HandedPacket {
+                    vpc: index,
+                    gso: *gso,
+                    bytes: packet.to_vec(),
+                };
+                let peer = self.peers.get(usize::from(shard));
+                if peer.is_some_and(|peer| peer.hand_over(handed)) {
+                    self.figures.handovers += 1;
+                } else {
+                    self.figures.handovers_lost += 1;
+                }
+            }
+            VpcVerdict::Reply { len_bytes, .. } => {
+                if !matches!(vpc.queue.write(&reply[..len_bytes]), Ok(Written::Done)) {
+                    self.figures.tun_refused += 1;
+                }
+            }
+            VpcVerdict::Drop(_) => {}
+        }
+    }
+}
+
+/// Queues one packet for a client.
+fn send_packet(port: &mut Port, key: TunnelKey, packet: &[u8], figures: &mut ShardFigures) {
+    let length = CONTEXT.len() + packet.len();
+    let sent = port
+        .machine
+        .send_datagram(key.conn, key.stream, length, |out| {
+            let (context, room) = out.split_at_mut(CONTEXT.len());
+            context.copy_from_slice(&CONTEXT);
+            room.copy_from_slice(packet);
+        });
+    if let Err(error) = sent {
+        figures.count_unsent(error, 1);
+    }
+}
+
+/// Queues every segment of a super-packet for a client, each written where it leaves from.
+fn send_segments(
+    port: &mut Port,
+    key: TunnelKey,
+    packet: &[u8],
+    gso: &GsoInfo,
+    figures: &mut ShardFigures,
+) {
+    let Ok(mut segments) = segments(packet, gso) else {
+        figures.tun_bad_packets += 1;
+        return;
+    };
+    while let Some(bytes) = segments.next_packet_bytes() {
+        let length = CONTEXT.len() + bytes;
+        let sent = port
+            .machine
+            .send_datagram(key.conn, key.stream, length, |out| {
+                let (context, room) = out.split_at_mut(CONTEXT.len());
+                context.copy_from_slice(&CONTEXT);
+                // The room is as long as the segment.
+                let _written = segments.write_next(room);
+            });
+        if let Err(error) = sent {
+            // The queue does not drain within a turn: the rest would be dropped one by one.
+            figures.count_unsent(error, segments.remaining() as u64);
+            return;
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! One UDP port as one shard serves it: a socket of the port's group and a QUIC machine.
+
+use std::time::Instant;
+
+use masque_http3::{self as http3, Code};
+use masque_transport::{Machine, sockets::UdpSocket};
+
+use super::{figures::ShardFigures, wait::Source};
+use crate::command::PortSetup;
+
+/// QUIC datagrams received a turn before the other sources get theirs.
+const DATAGRAMS_A_TURN: usize = 512;
+/// GSO batches sent a turn.
+const BATCHES_A_TURN: usize = 64;
+
+/// A socket and its machine.
+pub(crate) struct Port {
+    number: u16,
+    socket: UdpSocket,
+    /// QUIC and HTTP/3 of the connections that arrive here.
+    pub(crate) machine: Machine,
+    /// Connections with an HTTP/3 layer, for GOAWAY.
+    connections: Vec<masque_transport::ConnId>,
+}
+
+impl Port {
+    /// Ready to receive.
+    pub(crate) fn new(setup: PortSetup, now: Instant) -> Self {
+        let mut config = setup.machine;
+        config.max_gso_segments = setup.socket.max_gso_segments();
+        let http = http3::Config::default();
+        let machine = Machine::server(config, setup.server, http, setup.shard, now);
+        Self {
+            number: setup.port,
+            socket: setup.socket,
+            machine,
+            connections: Vec::new(),
+        }
+    }
+
+    /// The UDP port.
+    pub(crate) const fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// What the poller calls it.
+    pub(crate) const fn source(&self) -> Source {
+        Source::Port(self.number)
+    }
+
+    /// Its socket.
+    pub(crate) const fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    /// A handshake was completed.
+    pub(crate) fn connected(&mut self, conn: masque_transport::ConnId) {
+        self.connections.push(conn);
+    }
+
+    /// A connection is over.
+    pub(crate) fn closed(&mut self, conn: masque_transport::ConnId) {
+        self.connections.retain(|other| *other != conn);
+    }
+
+    /// Takes what the socket has; `true` when the budget ended it.
+    pub(crate) fn receive(&mut self, now: Instant, figures: &mut ShardFigures) -> bool {
+        match self
+            .socket
+            .recv_batch(&mut self.machine, now, DATAGRAMS_A_TURN)
+        {
+            Ok(received) => received.more,
+            Err(error) => {
+                // Errors of single packets (an ICMP answer to one client) end up here as well.
+                tracing::debug!(port = self.number, %error, "UDP receive");
+                figures.receive_errors += 1;
+                false
+            }
+        }
+    }
+
+    /// Sends what the machine has; `true` when the budget ended it.
+    pub(crate) fn send(&mut self, now: Instant, figures: &mut ShardFigures) -> bool {
+        match self.socket.flush(&mut self.machine, now, BATCHES_A_TURN) {
+            Ok(flushed) => {
+                self.machine
+                    .set_max_gso_segments(self.socket.max_gso_segments());
+                flushed.more
+            }
+            Err(error) => {
+                tracing::debug!(port = self.number, %error, "UDP send");
+                figures.send_errors += 1;
+                true
+            }
+        }
+    }
+
+    /// GOAWAY on every connection (RFC 9114 §5.2): first the announcement, then the last id.
+    pub(crate) fn announce_shutdown(&mut self) {
+        for conn in &self.connections {
+            if let Some(http) = self.machine.http(*conn) {
+                http.shutdown();
+            }
+        }
+    }
+
+    /// Closes every connection and sends what says so.
+    pub(crate) fn close(
+        &mut self,
+        now: Instant,
+        code: Code,
+        reason: &str,
+        figures: &mut ShardFigures,
+    ) {
+        for conn in std::mem::take(&mut self.connections) {
+            self.machine.close(conn, code, reason);
+        }
+        self.send(now, figures);
+    }
+}

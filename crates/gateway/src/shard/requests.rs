@@ -1,0 +1,413 @@
+//! Requests: who asks, for which VPC, and what is answered.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use masque_gateway_core::{AdmitRequest, EndReason, Grant, Now, Refusal};
+use masque_http3::{self as http3, RequestHead, ResponseHead, StreamId};
+use masque_model::{IpNet, ListenerProtocol, ObjectName};
+use masque_protocol::{ProxyError, ProxyStatus, Scope, Target, request};
+use masque_transport::{ConnId, Event};
+
+use super::{Shard, tunnels::TunnelKey};
+use crate::{
+    auth::{self, Identity},
+    sites::Destination,
+};
+
+/// The smallest MTU a tunnel that carries IPv6 may have (RFC 9484 §7.2).
+pub(super) const MIN_MTU_BYTES: usize = 1280;
+/// The Context ID in front of every packet.
+pub(super) const CONTEXT_BYTES: usize = 1;
+/// Names that one shard resolves at one time.
+const RESOLVING_MAX: usize = 64;
+/// The name in Proxy-Status (RFC 9209 §2).
+const PROXY_NAME: &str = "masque-gateway";
+
+/// A request that waits for its target's addresses.
+pub(crate) struct Resolving {
+    identity: Identity,
+    head: RequestHead,
+    since: Instant,
+}
+
+/// How long a name may take to resolve.
+pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is done with a request.
+enum Decision {
+    /// A tunnel.
+    Accept(Box<Grant>),
+    /// This answer; the label counts it.
+    Refuse(ResponseHead, &'static str),
+    /// The name is resolved first (RFC 9484 §4.1).
+    Resolve(String),
+}
+
+fn refuse(status: u16, error: ProxyError, details: &str, label: &'static str) -> Decision {
+    let proxy_status = ProxyStatus::new(PROXY_NAME, error).with_details(details);
+    Decision::Refuse(request::refusal(status, Some(&proxy_status)), label)
+}
+
+/// RFC 9729 §6.3: a failure "MUST" look like the resource did not exist; so does every other thing
+/// that a stranger may not learn.
+fn not_found(label: &'static str) -> Decision {
+    Decision::Refuse(request::refusal(404, None), label)
+}
+
+impl Shard {
+    /// Acts on everything that the machines report.
+    pub(super) fn handle_events(&mut self, at: Instant, now: Now) {
+        for index in 0..self.ports.len() {
+            while let Some(event) = self.ports[index].machine.poll_event() {
+                self.handle_event(index, event, at, now);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, index: usize, event: Event, at: Instant, now: Now) {
+        let port = self.ports[index].number();
+        match event {
+            Event::Http { conn, event } => self.handle_http(index, conn, event, at, now),
+            Event::DatagramSize { conn, .. } => self.update_mtu(index, conn),
+            Event::PathTooSmall {
+                conn,
+                udp_payload_bytes,
+            } => {
+                tracing::info!(
+                    shard = self.id,
+                    udp_payload_bytes,
+                    "a client's path cannot carry 1280 bytes; its IPv6 tunnels end"
+                );
+                for key in self.tunnels.keys_of(port, conn) {
+                    let ipv6 = self.tunnels.at(key).is_some_and(|t| t.has_ipv6());
+                    if ipv6 {
+                        self.abort_tunnel(key, EndReason::MtuTooLow, now);
+                    }
+                }
+            }
+            Event::Migrated { conn, remote } => {
+                tracing::debug!(shard = self.id, %remote, index = conn.index(), "client moved");
+            }
+            Event::Closed { conn, reason } => {
+                for key in self.tunnels.keys_of(port, conn) {
+                    tracing::info!(shard = self.id, %reason, "connection closed");
+                    self.drop_tunnel(key, EndReason::ConnectionLost, now);
+                }
+                self.resolving
+                    .retain(|key, _| key.port != port || key.conn != conn);
+                self.ports[index].closed(conn);
+            }
+            Event::Connected { conn } => self.ports[index].connected(conn),
+            Event::StreamWritable { .. } => {}
+        }
+    }
+
+    fn handle_http(
+        &mut self,
+        index: usize,
+        conn: ConnId,
+        event: http3::Event,
+        at: Instant,
+        now: Now,
+    ) {
+        let port = self.ports[index].number();
+        let key = |stream: StreamId| TunnelKey { port, conn, stream };
+        match event {
+            http3::Event::Request { stream, head } => {
+                self.handle_request(index, key(stream), head, at, now);
+            }
+            http3::Event::Data { stream, data } => {
+                let key = key(stream);
+                if let Some(tunnel) = self.tunnels.at(key) {
+                    tunnel.protocol.handle_data(data, now.mono_ms);
+                    self.pump_tunnel(key, now);
+                }
+            }
+            http3::Event::Finished { stream } => {
+                let key = key(stream);
+                self.resolving.remove(&key);
+                if let Some(tunnel) = self.tunnels.at(key) {
+                    tunnel.protocol.handle_finished();
+                    self.pump_tunnel(key, now);
+                }
+            }
+            http3::Event::Reset { stream, .. } => {
+                self.resolving.remove(&key(stream));
+                self.drop_tunnel(key(stream), EndReason::ClientClosed, now);
+            }
+            http3::Event::Settings(_)
+            | http3::Event::Response { .. }
+            | http3::Event::GoAway { .. } => {}
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        index: usize,
+        key: TunnelKey,
+        head: RequestHead,
+        at: Instant,
+        now: Now,
+    ) {
+        let decision = match self.identify(index, key, &head) {
+            Ok(identity) => {
+                let decision = self.decide(index, key, &head, identity, None, now);
+                if let Decision::Resolve(name) = decision {
+                    self.resolve(
+                        index,
+                        key,
+                        Resolving {
+                            identity,
+                            head,
+                            since: at,
+                        },
+                        name,
+                        at,
+                    );
+                    return;
+                }
+                decision
+            }
+            Err(refused) => refused,
+        };
+        self.carry_out(index, key, decision, at);
+    }
+
+    /// The addresses of a request's target are known, or that it has none.
+    pub(super) fn resolved(
+        &mut self,
+        key: TunnelKey,
+        addresses: Result<Vec<IpAddr>, ProxyError>,
+        at: Instant,
+        now: Now,
+    ) {
+        // The client may have given up meanwhile.
+        let Some(waiting) = self.resolving.remove(&key) else {
+            return;
+        };
+        let Some(index) = self.ports.iter().position(|p| p.number() == key.port) else {
+            return;
+        };
+        let decision = match addresses {
+            // RFC 9484 §4.1: failure to resolve "MUST" fail the request, "SHOULD" say so.
+            Err(error) => {
+                let status = error.recommended_status();
+                refuse(
+                    status,
+                    error,
+                    "the target's name does not resolve",
+                    "dns_error",
+                )
+            }
+            Ok(addresses) => {
+                let Resolving { identity, head, .. } = waiting;
+                self.decide(index, key, &head, identity, Some(&addresses), now)
+            }
+        };
+        self.carry_out(index, key, decision, at);
+    }
+
+    /// Who asks; a stranger learns no more than a plain web server without that page would tell.
+    fn identify(
+        &self,
+        index: usize,
+        key: TunnelKey,
+        head: &RequestHead,
+    ) -> Result<Identity, Decision> {
+        // RFC 8441 §4: an unknown :protocol is answered by 501, whoever asks.
+        if head
+            .protocol
+            .as_deref()
+            .is_some_and(|protocol| protocol != "connect-ip")
+        {
+            return Err(Decision::Refuse(
+                request::refusal(501, None),
+                "unknown_protocol",
+            ));
+        }
+        let authority = head.authority.as_deref().unwrap_or_default();
+        let sites = self.control.sites();
+        let path = head.path.as_deref().unwrap_or_default();
+        if sites.destination(key.port, authority, path) == Destination::Misdirected {
+            return Err(Decision::Refuse(request::refusal(421, None), "misdirected"));
+        }
+        auth::identify(&self.ports[index].machine, key.conn, head)
+            .ok_or_else(|| not_found("unauthenticated"))
+    }
+
+    fn decide(
+        &self,
+        index: usize,
+        key: TunnelKey,
+        head: &RequestHead,
+        identity: Identity,
+        resolved: Option<&[IpAddr]>,
+        now: Now,
+    ) -> Decision {
+        let sites = self.control.sites();
+        let authority = head.authority.as_deref().unwrap_or_default();
+        let path = head.path.as_deref().unwrap_or_default();
+        let Destination::Vpcs { candidates, scope } = sites.destination(key.port, authority, path)
+        else {
+            return not_found("unknown_path");
+        };
+        let points: BTreeSet<_> = candidates
+            .into_iter()
+            .filter(|candidate| identity.allowed_by(candidate.auth))
+            .map(|candidate| candidate.ingress_point)
+            .collect();
+        if !self.control.knows(&identity.key, &points) {
+            return not_found("unknown_key");
+        }
+        // From here on the asker is somebody, and is told what is wrong.
+        if let Err(error) = request::check_connect_ip(head) {
+            let details = error.to_string();
+            return refuse(
+                error.status(),
+                ProxyError::HttpRequestError,
+                &details,
+                "malformed",
+            );
+        }
+        let scope = match scope {
+            Ok(scope) => scope,
+            Err(error) => {
+                let details = error.to_string();
+                return refuse(400, ProxyError::HttpRequestError, &details, "malformed");
+            }
+        };
+        if self.draining {
+            let details = "the gateway is shutting down; connect again";
+            return refuse(503, ProxyError::ProxyInternalError, details, "draining");
+        }
+        let Some(room) = self.ports[index]
+            .machine
+            .max_datagram_payload(key.conn, key.stream)
+        else {
+            let details = "the tunnel needs QUIC datagrams (RFC 9221), which the client lacks";
+            return refuse(400, ProxyError::HttpRequestError, details, "no_datagrams");
+        };
+        let targets = match (&scope.target, resolved) {
+            (Target::Host(name), None) => return Decision::Resolve(name.clone()),
+            (Target::Host(_), Some(addresses)) => {
+                Some(addresses.iter().copied().map(IpNet::from).collect())
+            }
+            (Target::Prefix(prefix), _) => Some(vec![*prefix]),
+            (Target::Any, _) => None,
+        };
+        self.admit(&identity, &points, key.port, &scope, targets, room, now)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that admission is decided by"
+    )]
+    fn admit(
+        &self,
+        identity: &Identity,
+        points: &BTreeSet<ObjectName>,
+        port: u16,
+        scope: &Scope,
+        targets: Option<Vec<IpNet>>,
+        room_bytes: usize,
+        now: Now,
+    ) -> Decision {
+        // RFC 9484 §7.2: a tunnel whose datagrams cannot carry 1280 bytes is no IPv6 link.
+        if room_bytes < MIN_MTU_BYTES + CONTEXT_BYTES {
+            let details = "the path's MTU is too small for a tunnel of 1280 bytes";
+            return refuse(
+                502,
+                ProxyError::DestinationUnavailable,
+                details,
+                "mtu_too_low",
+            );
+        }
+        let only = if points.len() == 1 {
+            points.first().map(ToString::to_string)
+        } else {
+            None
+        };
+        let request = AdmitRequest {
+            key: identity.key,
+            vpc: only.as_deref(),
+            listener: Some((ListenerProtocol::Http3, port)),
+            scope: &masque_gateway_core::Scope {
+                targets,
+                protocol: scope.protocol,
+            },
+            shard: self.id,
+            ipv4: true,
+            ipv6: true,
+        };
+        match self.control.admit(now, &request) {
+            Ok(grant) => Decision::Accept(Box::new(grant)),
+            Err(refusal) => refused(&refusal),
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        index: usize,
+        key: TunnelKey,
+        waiting: Resolving,
+        name: String,
+        at: Instant,
+    ) {
+        self.resolving
+            .retain(|_, other| at.duration_since(other.since) < RESOLVE_TIMEOUT);
+        if self.resolving.len() >= RESOLVING_MAX {
+            let details = "too many names are being resolved; try again";
+            let decision = refuse(
+                503,
+                ProxyError::ConnectionLimitReached,
+                details,
+                "resolving",
+            );
+            self.carry_out(index, key, decision, at);
+            return;
+        }
+        self.resolving.insert(key, waiting);
+        self.control.resolve(name, self.id, key);
+    }
+
+    fn carry_out(&mut self, index: usize, key: TunnelKey, decision: Decision, at: Instant) {
+        match decision {
+            Decision::Accept(grant) => {
+                self.figures.count_request("accepted");
+                self.open_tunnel(index, key, *grant, at);
+            }
+            Decision::Refuse(head, label) => {
+                self.figures.count_request(label);
+                if let Some(http) = self.ports[index].machine.http(key.conn)
+                    && let Err(error) = http.send_response(key.stream, &head, true)
+                {
+                    tracing::debug!(%error, "a refusal could not be sent");
+                }
+            }
+            // A name is resolved once; its addresses come with the second decision.
+            Decision::Resolve(_) => {}
+        }
+    }
+}
+
+/// What a client is told when it gets no session.
+fn refused(refusal: &Refusal) -> Decision {
+    let (status, error) = match refusal {
+        Refusal::NotFound => return not_found("not_found"),
+        Refusal::SeveralVpcs(_) => (400, ProxyError::HttpRequestError),
+        Refusal::Suspended => (403, ProxyError::HttpRequestDenied),
+        Refusal::TooManySessions(_)
+        | Refusal::GatewayFull
+        | Refusal::PoolExhausted
+        | Refusal::AddressTaken(_) => (503, ProxyError::ConnectionLimitReached),
+        Refusal::AddressOutsidePools(_) | Refusal::NoFamily => {
+            (500, ProxyError::ProxyConfigurationError)
+        }
+        Refusal::TargetOutsideRoutes => (403, ProxyError::DestinationIpProhibited),
+    };
+    refuse(status, error, &refusal.to_string(), refusal.as_str())
+}

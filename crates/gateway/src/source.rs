@@ -1,0 +1,135 @@
+//! A folder of manifests and the secrets beside it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use masque_controller::{Compiled, Options, Secret, Snapshot, compile, manifests};
+use masque_model::ObjectName;
+
+use crate::{exit::Fatal, init::SECRETS};
+
+/// A certificate or key file is refused above this.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// What a folder says.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// Snapshots and problems.
+    pub(crate) compiled: Compiled,
+    /// Secrets written as manifests.
+    pub(crate) secrets: BTreeMap<ObjectName, Secret>,
+}
+
+/// Reads and compiles a folder; `previous` are the snapshots in force.
+///
+/// # Errors
+/// [`Fatal::Manifests`] when there is no such folder.
+pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
+    let failed = |reason: String| Fatal::Manifests {
+        path: dir.to_owned(),
+        reason,
+    };
+    let metadata = fs::metadata(dir).map_err(|e| failed(e.to_string()))?;
+    if !metadata.is_dir() {
+        return Err(failed("not a folder".to_owned()));
+    }
+    let read = manifests::read_folder(dir);
+    let options = Options {
+        secrets: mounted_secrets(dir),
+        ..Options::standalone()
+    };
+    let now_unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut compiled = compile(&read.resources, now_unix_s, &options, previous);
+    let mut problems = read.problems;
+    problems.append(&mut compiled.problems);
+    compiled.problems = problems;
+    Ok(Loaded {
+        compiled,
+        secrets: read.resources.secrets,
+    })
+}
+
+/// Names of the secrets that lie in the folder as a Secret mounts: `secrets/NAME/tls.crt`. They
+/// belong to every namespace: one person owns the folder.
+fn mounted_secrets(dir: &Path) -> BTreeSet<ObjectName> {
+    let Ok(entries) = fs::read_dir(dir.join(SECRETS)) else {
+        return BTreeSet::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().join("tls.crt").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .map(|name| ObjectName::new("default", name))
+        .collect()
+}
+
+/// A certificate chain and its key, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Pem {
+    /// Where it came from, for people.
+    pub(crate) origin: String,
+    /// `tls.crt`.
+    pub(crate) certificate: Vec<u8>,
+    /// `tls.key`.
+    pub(crate) key: Vec<u8>,
+}
+
+/// Finds a certificate by its secret's name: mounted beside the manifests, or a Secret manifest.
+///
+/// # Errors
+/// A sentence that names the file and what mends it.
+pub(crate) fn certificate(
+    dir: &Path,
+    secrets: &BTreeMap<ObjectName, Secret>,
+    name: &ObjectName,
+) -> Result<Pem, String> {
+    let folder = dir.join(SECRETS).join(&name.name);
+    if folder.exists() {
+        return Ok(Pem {
+            origin: folder.display().to_string(),
+            certificate: read_pem(&folder.join("tls.crt"))?,
+            key: read_pem(&folder.join("tls.key"))?,
+        });
+    }
+    let Some(secret) = secrets.get(name) else {
+        return Err(format!(
+            "there is no certificate {:?}: put tls.crt and tls.key into {}",
+            name.name,
+            folder.display()
+        ));
+    };
+    let part =
+        |key: &str| {
+            secret.data.get(key).cloned().ok_or_else(|| {
+                format!("Secret {name} has no {key}; a kubernetes.io/tls Secret has it")
+            })
+        };
+    Ok(Pem {
+        origin: format!("Secret {name}"),
+        certificate: part("tls.crt")?,
+        key: part("tls.key")?,
+    })
+}
+
+fn read_pem(path: &PathBuf) -> Result<Vec<u8>, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        if fs::metadata(path)?.len() > MAX_PEM_BYTES {
+            return Err(io::Error::other("too large for a certificate or key"));
+        }
+        fs::read(path)
+    };
+    read().map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "put the file there, or name another certificateRef",
+            io::ErrorKind::PermissionDenied => "let the gateway's user read it",
+            _ => "replace the file",
+        };
+        format!("cannot read {}: {error}; {hint}", path.display())
+    })
+}

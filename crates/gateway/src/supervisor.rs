@@ -1,0 +1,474 @@
+//! Makes the machine what the manifests say: TUN devices, kernel routes, listeners, tables; and
+//! takes it all away at the end. Lives on the main thread; the only one that changes anything
+//! outside of the process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use masque_controller::Snapshot;
+use masque_gateway_core::{Changes, Now, VpcIndex};
+use masque_model::{Fabric, ObjectName};
+use masque_netlink::{Kernel, NetlinkError, diff};
+use masque_srv6::{Decapsulation, KernelCapabilities, Slot, VpcLinks, plan};
+use masque_transport::{
+    MachineConfig, ShardId,
+    sockets::{SocketOptions, UdpSocket},
+};
+use masque_tun::{TunConfig, TunDevice};
+
+use crate::{
+    args::RunArgs,
+    certificates::{self, PortTls},
+    command::{Command, PortSetup},
+    control::{Control, Devices},
+    exit::Fatal,
+    sites::Sites,
+    source,
+};
+
+/// The outer IPv6 header, and nothing else (decision D8 of the architecture).
+const OUTER_HEADER_BYTES: usize = 40;
+/// The MTU of an underlay that does not tell.
+const UNDERLAY_MTU_BYTES: usize = 1500;
+/// Every TUN device's name begins so.
+const TUN_PREFIX: &str = "mq";
+
+/// Secrets of this process: nothing that it keys outlives it.
+#[derive(Clone)]
+pub(crate) struct Secrets {
+    /// Keys Retry tokens of all shards.
+    pub(crate) token: [u8; 32],
+    /// Keys stateless resets.
+    pub(crate) reset: [u8; 32],
+}
+
+/// A VPC's device.
+#[derive(Debug)]
+struct VpcDevice {
+    index: VpcIndex,
+    slot: Slot,
+    name: String,
+}
+
+/// What exists outside of the process, and how to change it.
+pub(crate) struct Supervisor {
+    args: RunArgs,
+    dir: PathBuf,
+    control: Arc<Control>,
+    kernel: Kernel,
+    capabilities: KernelCapabilities,
+    secrets: Secrets,
+    snapshots: Vec<Snapshot>,
+    vpcs: BTreeMap<ObjectName, VpcDevice>,
+    ports: BTreeMap<u16, PortTls>,
+    decapsulation: &'static str,
+    epoch: Instant,
+}
+
+impl Supervisor {
+    /// Looks at the kernel, and clears what a crashed gateway left.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the kernel or its permissions do not allow a gateway.
+    pub(crate) fn new(
+        args: RunArgs,
+        dir: PathBuf,
+        control: Arc<Control>,
+        secrets: Secrets,
+        epoch: Instant,
+    ) -> Result<Self, Fatal> {
+        let kernel = Kernel::open().map_err(|e| netlink_fatal(&e))?;
+        kernel.clear().map_err(|e| netlink_fatal(&e))?;
+        let capabilities = kernel.probe().map_err(|e| netlink_fatal(&e))?;
+        tracing::info!(
+            vrf = capabilities.vrf,
+            end_dt46 = capabilities.end_dt46,
+            end_dt6 = capabilities.end_dt6,
+            end_dx4 = capabilities.end_dx4,
+            encap_red = capabilities.encap_red,
+            "what the kernel can do"
+        );
+        Ok(Self {
+            args,
+            dir,
+            control,
+            kernel,
+            capabilities,
+            secrets,
+            snapshots: Vec::new(),
+            vpcs: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            decapsulation: "",
+            epoch,
+        })
+    }
+
+    /// Reads the folder and carries out what changed. What cannot be carried out is a problem in
+    /// the status; the former state goes on.
+    ///
+    /// # Errors
+    /// [`Fatal`] only the first time, when nothing can run at all.
+    pub(crate) fn reload(&mut self, first: bool) -> Result<(), Fatal> {
+        let loaded = match source::load(&self.dir, &self.snapshots) {
+            Ok(loaded) => loaded,
+            Err(fatal) if first => return Err(fatal),
+            Err(fatal) => {
+                tracing::error!(%fatal, "the manifests cannot be read; the last good state goes on");
+                return Ok(());
+            }
+        };
+        let errors = loaded
+            .compiled
+            .problems
+            .iter()
+            .filter(|p| p.is_error())
+            .count();
+        let mut problems: Vec<String> = loaded
+            .compiled
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        for problem in &loaded.compiled.problems {
+            if problem.is_error() {
+                tracing::error!("{problem}");
+            } else {
+                tracing::warn!("{problem}");
+            }
+        }
+        let snapshots = loaded.compiled.snapshots;
+        if first && snapshots.is_empty() {
+            return Err(Fatal::NothingToRun {
+                path: self.dir.clone(),
+            });
+        }
+        let (certificates, wrong) = certificates::by_port(&self.dir, &loaded.secrets, &snapshots);
+        for sentence in &wrong {
+            tracing::error!("{sentence}");
+        }
+        if first && certificates.is_empty() {
+            let all = wrong
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "no HTTP3 listener".to_owned());
+            return Err(Fatal::Certificate(all));
+        }
+        let errors = errors + wrong.len();
+        problems.extend(wrong);
+
+        let changes = self.apply(&snapshots);
+        self.open_devices(&changes, first)?;
+        match self.apply_kernel(&snapshots) {
+            Ok(decapsulation) => {
+                self.decapsulation = decapsulation;
+                self.control.kernel_state(None);
+            }
+            Err(fatal) if first => return Err(fatal),
+            Err(fatal) => {
+                tracing::error!(%fatal, "the kernel's routes are not what the manifests say");
+                self.control.kernel_state(Some(fatal.to_string()));
+            }
+        }
+        self.control
+            .publish(Arc::clone(&changes.tables), Sites::new(&snapshots));
+        self.control.end(&changes.ended);
+        for grant in changes.updated {
+            self.control.update(grant);
+        }
+        self.open_ports(certificates, first)?;
+        self.close_devices(&snapshots);
+        self.control.publish_devices(Devices {
+            tun: self
+                .vpcs
+                .iter()
+                .map(|(name, vpc)| (name.clone(), vpc.name.clone()))
+                .collect(),
+            decapsulation: self.decapsulation.to_owned(),
+            problems,
+            errors,
+        });
+        self.snapshots = snapshots;
+        self.control.addresses_changed.notify_one();
+        Ok(())
+    }
+
+    /// Removes what was made in the kernel.
+    pub(crate) fn clear(&self) {
+        if let Err(error) = self.kernel.clear() {
+            tracing::error!(%error, "the kernel keeps some of what this gateway made");
+        }
+    }
+
+    /// When the gateway started.
+    pub(crate) const fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// How long a drain may take: the longest that any ingress point grants.
+    pub(crate) fn drain_deadline(&self) -> Duration {
+        let longest = self.snapshots.iter().map(|s| s.drain_deadline_ms).max();
+        Duration::from_millis(longest.unwrap_or_default())
+    }
+
+    /// The time as the registry counts it.
+    pub(crate) fn now(&self) -> Now {
+        let mono_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let unix_s = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        Now { mono_ms, unix_s }
+    }
+
+    fn apply(&self, snapshots: &[Snapshot]) -> Changes {
+        let shared = snapshots.iter().cloned().map(Arc::new).collect();
+        let changes = self.control.registry().apply(self.now(), shared);
+        for (name, error) in &changes.refused {
+            tracing::error!(ingress_point = %name, %error, "the former snapshot goes on");
+        }
+        for conflict in &changes.conflicts {
+            tracing::error!(
+                attachment = %conflict.attachment, error = %conflict.error,
+                "a fixed address cannot be given"
+            );
+        }
+        if !changes.touched.is_empty() {
+            let touched: Vec<String> = changes.touched.iter().map(ToString::to_string).collect();
+            tracing::info!(
+                ingress_points = touched.join(","),
+                sessions_ended = changes.ended.len(),
+                sessions_updated = changes.updated.len(),
+                "manifests applied"
+            );
+        }
+        changes
+    }
+
+    /// A TUN device for every new VPC, a queue for every shard.
+    fn open_devices(&mut self, changes: &Changes, first: bool) -> Result<(), Fatal> {
+        for table in changes.tables.vpcs() {
+            let name = table.ingress_point();
+            if self
+                .vpcs
+                .get(name)
+                .is_some_and(|vpc| vpc.index == table.index())
+            {
+                continue;
+            }
+            match self.open_device(table.index()) {
+                Ok(device) => {
+                    tracing::info!(ingress_point = %name, device = device.name, "TUN device");
+                    self.vpcs.insert(name.clone(), device);
+                }
+                Err(error) if first => return Err(Fatal::Permission(error.to_string())),
+                Err(error) => tracing::error!(ingress_point = %name, %error, "no TUN device"),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_device(&self, index: VpcIndex) -> Result<VpcDevice, masque_tun::TunError> {
+        let taken: BTreeSet<u16> = self.vpcs.values().map(|vpc| vpc.slot.0).collect();
+        let slot = (0..u16::MAX)
+            .find(|slot| !taken.contains(slot))
+            .unwrap_or(u16::MAX);
+        let name = format!("{TUN_PREFIX}{slot}");
+        let config = TunConfig {
+            name,
+            queues: self.control.shards(),
+            offload: true,
+        };
+        let (device, queues) = TunDevice::open(&config)?;
+        let merge_udp = device.offloads.udp;
+        for (shard, queue) in queues.into_iter().enumerate() {
+            let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+            self.control.send(
+                shard,
+                Command::OpenVpc {
+                    vpc: index,
+                    queue,
+                    merge_udp,
+                },
+            );
+        }
+        Ok(VpcDevice {
+            index,
+            slot: Slot(slot),
+            name: device.name,
+        })
+    }
+
+    /// VPCs that no manifest names any more: their queues close, and the device vanishes.
+    fn close_devices(&mut self, snapshots: &[Snapshot]) {
+        let wanted: BTreeSet<_> = snapshots.iter().map(|s| &s.ingress_point).collect();
+        let gone: Vec<ObjectName> = self
+            .vpcs
+            .keys()
+            .filter(|name| !wanted.contains(name))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(device) = self.vpcs.remove(&name) {
+                tracing::info!(ingress_point = %name, device = device.name, "TUN device closed");
+                self.control.broadcast(|| Command::CloseVpc(device.index));
+            }
+        }
+    }
+
+    /// Rules, tables, routes and SIDs: observe, compare, change.
+    fn apply_kernel(&self, snapshots: &[Snapshot]) -> Result<&'static str, Fatal> {
+        let underlay = self.underlay(snapshots)?;
+        let links: Vec<VpcLinks<'_>> = snapshots
+            .iter()
+            .filter_map(|snapshot| {
+                let device = self.vpcs.get(&snapshot.ingress_point)?;
+                let (slot, tun) = (device.slot, device.name.as_str());
+                Some(VpcLinks {
+                    snapshot,
+                    slot,
+                    tun,
+                    underlay: &underlay,
+                })
+            })
+            .collect();
+        let plan = plan(&links, &self.capabilities).map_err(|e| Fatal::Kernel(e.to_string()))?;
+        let observed = self.kernel.observe(&plan).map_err(|e| netlink_fatal(&e))?;
+        let changes = diff(&observed, &plan);
+        if !changes.is_empty() {
+            tracing::info!(changes = changes.len(), underlay, "kernel state");
+        }
+        self.kernel.apply(&changes).map_err(|e| netlink_fatal(&e))?;
+        Ok(match plan.decapsulation {
+            Decapsulation::EndDt46 => "End.DT46",
+            Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
+        })
+    }
+
+    /// The device towards the fabric, and its MTU.
+    fn underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
+        let name = match &self.args.underlay {
+            Some(name) => name.clone(),
+            None => self.underlay_by_route(snapshots)?,
+        };
+        let mtu = masque_netlink::link_mtu(&name).unwrap_or(UNDERLAY_MTU_BYTES);
+        self.control
+            .set_fabric_mtu_bytes(mtu.saturating_sub(OUTER_HEADER_BYTES));
+        Ok(name)
+    }
+
+    fn underlay_by_route(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
+        let sids = snapshots
+            .iter()
+            .flat_map(|snapshot| match &snapshot.fabric {
+                Fabric::Static(fabric) => fabric.routes.iter().map(|route| route.sid),
+            });
+        for sid in sids {
+            let found = self
+                .kernel
+                .route_to(sid.0.into())
+                .map_err(|e| netlink_fatal(&e))?;
+            if let Some(route) = found
+                && route.link != "lo"
+            {
+                return Ok(route.link);
+            }
+        }
+        Err(Fatal::Kernel(
+            "no route leads to any SID of the fabric, so the underlay device is unknown: add the \
+             route (ip -6 route add LOCATOR via NODE dev DEVICE) or name it with --underlay"
+                .to_owned(),
+        ))
+    }
+
+    /// Sockets for new ports, certificates for all.
+    fn open_ports(
+        &mut self,
+        certificates: BTreeMap<u16, Vec<masque_transport::tls::ServerCertificate>>,
+        first: bool,
+    ) -> Result<(), Fatal> {
+        let gone: Vec<u16> = self
+            .ports
+            .keys()
+            .filter(|port| !certificates.contains_key(port))
+            .copied()
+            .collect();
+        for port in gone {
+            // A port whose certificates became unreadable keeps the ones it has.
+            if self.control.sites().ports().any(|wanted| wanted == port) {
+                continue;
+            }
+            self.ports.remove(&port);
+            self.control.broadcast(|| Command::ClosePort(port));
+            tracing::info!(port, "listener closed");
+        }
+        for (port, certificates) in certificates {
+            let result = match self.ports.get(&port) {
+                Some(tls) => tls.replace(certificates).map_err(Fatal::Certificate),
+                None => self.open_port(port, certificates),
+            };
+            match result {
+                Err(fatal) if first => return Err(fatal),
+                Err(fatal) => tracing::error!(%fatal, "listener"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn open_port(
+        &mut self,
+        port: u16,
+        certificates: Vec<masque_transport::tls::ServerCertificate>,
+    ) -> Result<(), Fatal> {
+        let (tls, server) =
+            PortTls::new(certificates, &self.secrets.token).map_err(Fatal::Certificate)?;
+        let shards = u8::try_from(self.control.shards()).unwrap_or(u8::MAX);
+        let options = SocketOptions::new(SocketAddr::new(self.args.listen_address, port));
+        refuse_taken(&options, port)?;
+        let sockets = UdpSocket::bind_shards(&options, shards).map_err(|e| Fatal::Listen {
+            port,
+            error: std::io::Error::other(e.to_string()),
+        })?;
+        for (index, socket) in (0..shards).zip(sockets) {
+            let Some(shard) = ShardId::new(index, shards) else {
+                continue;
+            };
+            let machine = MachineConfig::new(crate::run::random()?, self.secrets.reset);
+            let server = Arc::clone(&server);
+            let setup = PortSetup {
+                port,
+                shard,
+                socket,
+                server,
+                machine,
+            };
+            self.control
+                .send(u16::from(index), Command::OpenPort(Box::new(setup)));
+        }
+        self.ports.insert(port, tls);
+        tracing::info!(port, shards, "listening for HTTP/3");
+        Ok(())
+    }
+}
+
+/// SO_REUSEPORT would let two gateways of one user share a port and split their clients between
+/// them; a plain bind finds the other one.
+fn refuse_taken(options: &SocketOptions, port: u16) -> Result<(), Fatal> {
+    std::net::UdpSocket::bind(options.address)
+        .map(drop)
+        .map_err(|error| Fatal::Listen { port, error })
+}
+
+fn netlink_fatal(error: &NetlinkError) -> Fatal {
+    match error {
+        NetlinkError::NotPermitted { .. } | NetlinkError::Sysctl { .. } => {
+            Fatal::Permission(error.to_string())
+        }
+        other => Fatal::Kernel(other.to_string()),
+    }
+}
