@@ -136,10 +136,11 @@ impl Reader<'_> {
         let findings = schemas::of(kind).map_or_else(Vec::new, |s| schema::check(node, s, path));
         let wrong = !findings.is_empty();
         for mut finding in findings {
-            if node
-                .field("metadata")
-                .is_none_or(|metadata| metadata.field("name").is_none())
-            {
+            let nameless = match finding.message.as_str() {
+                "name is missing" => finding.field == join(path, "metadata"),
+                message => message == "metadata is missing",
+            };
+            if nameless {
                 finding.hint = format!("give the {kind} a name under metadata");
             }
             let object = name.is_some().then(|| named.object.clone());
@@ -284,11 +285,17 @@ fn typed<T: DeserializeOwned + Resource>(
     objects: &mut Vec<Sourced<T>>,
 ) -> Result<(), Finding> {
     let mut json = named.node.to_json();
-    if let Some(map) = json.as_object_mut()
-        && named.kind != Kind::Connector
-    {
-        // Written by a controller, exported with the object, and never read here.
-        map.remove("status");
+    if let Some(map) = json.as_object_mut() {
+        match named.kind {
+            // Its status is what is read, and nothing of its spec is needed.
+            Kind::Connector => {
+                map.entry("spec").or_insert_with(|| serde_json::json!({}));
+            }
+            // Written by a controller, exported with the object, and never read here.
+            _ => {
+                map.remove("status");
+            }
+        }
     }
     let object = serde_json::from_value(json).map_err(|error| {
         finding(

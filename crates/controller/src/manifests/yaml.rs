@@ -152,7 +152,9 @@ pub(crate) fn parse(text: &str, first_line: u32) -> Result<Node, SyntaxError> {
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
             let line = loader.line(error.marker());
-            SyntaxError::new(line, format!("not YAML: {}", error.info()), "")
+            let written = text.lines().nth(error.marker().line().saturating_sub(1));
+            let hint = syntax_hint(written.unwrap_or_default());
+            SyntaxError::new(line, format!("not YAML: {}", error.info()), hint)
         })?;
         let line = loader.line(&span.start);
         match event {
@@ -172,6 +174,18 @@ pub(crate) fn parse(text: &str, first_line: u32) -> Result<Node, SyntaxError> {
         }
     }
     document.ok_or_else(|| SyntaxError::new(first_line, "an empty document", "remove it"))
+}
+
+/// What is often wrong with a line that is not YAML.
+fn syntax_hint(line: &str) -> &'static str {
+    let mut words = line.split([' ', ',', '}', ']']);
+    if words.any(|word| word.ends_with("::")) {
+        "put addresses that end in :: in quotes"
+    } else if line.contains('\t') {
+        "indent with spaces instead of tabs"
+    } else {
+        ""
+    }
 }
 
 /// A list or map whose end has not come yet.

@@ -127,32 +127,40 @@ fn certificates(
         let message = "client certificates are recognized by their key, not by a CA";
         report.invalid(&format!("{field}.tls.clientCARefs"), message, "remove it");
     }
-    let mut found = Vec::new();
-    for (i, reference) in tls.certificate_refs.iter().enumerate() {
-        let secret = ObjectName::new(&point.namespace, &reference.name);
-        if options.secrets.contains(&secret) {
-            found.push(reference.name.clone());
-            continue;
-        }
-        let names = options
+    let there = |name: &str| {
+        options
+            .secrets
+            .contains(&ObjectName::new(&point.namespace, name))
+    };
+    let (found, missing): (Vec<_>, Vec<_>) = tls
+        .certificate_refs
+        .iter()
+        .enumerate()
+        .partition(|(_, secret)| there(&secret.name));
+    for (i, secret) in missing {
+        let name = &secret.name;
+        let known = options
             .secrets
             .iter()
-            .filter(|name| name.namespace == point.namespace);
-        let hint = match suggest::closest(&reference.name, names.map(|name| name.name.as_str())) {
+            .filter(|known| known.namespace == point.namespace);
+        let hint = match suggest::closest(name, known.map(|known| known.name.as_str())) {
             Some(meant) => format!("did you mean {meant}?"),
-            None => "add a Secret of type kubernetes.io/tls".to_owned(),
+            None => "add a Secret of type kubernetes.io/tls, or remove tls for a certificate \
+                     that the gateway makes itself"
+                .to_owned(),
         };
         let field = format!("{field}.tls.certificateRefs[{i}].name");
-        let message = format_args!("there is no Secret {secret}");
-        report.warn(&field, Reason::CertificateNotFound, message, hint);
-    }
-    if found.is_empty() && !tls.certificate_refs.is_empty() {
-        let message = "none of the certificates is there";
-        let hint = "without certificateRefs the gateway makes a certificate of its own";
-        let field = format!("{field}.tls.certificateRefs");
-        report.error(&field, Reason::CertificateNotFound, message, hint);
+        let message = format_args!("there is no Secret {}/{name}", point.namespace);
+        if found.is_empty() {
+            report.error(&field, Reason::CertificateNotFound, message, hint);
+        } else {
+            report.warn(&field, Reason::CertificateNotFound, message, hint);
+        }
     }
     found
+        .into_iter()
+        .map(|(_, secret)| secret.name.clone())
+        .collect()
 }
 
 /// Checks the path of a URI template: RFC 9484 §3 allows only simple expansion of `target` and

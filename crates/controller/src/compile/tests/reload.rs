@@ -1,1 +1,150 @@
+//! Edits of manifests that are in force.
+
 use super::*;
+
+fn base() -> String {
+    point("prod", 1, "")
+        + &connector("laptop", 1)
+        + &attachment("a", "laptop", "prod", "")
+        + &policy("p", "prod", "  - {name: no, action: Deny}\n")
+}
+
+/// Compiles texts that may not parse.
+fn reloaded(text: &str, previous: &[Snapshot]) -> Compiled {
+    let manifests = parse(&[("test.yaml".to_owned(), text.to_owned())]);
+    assert!(!manifests.problems.is_empty());
+    compile(&manifests.resources, NOW, &Options::standalone(), previous)
+}
+
+#[test]
+fn a_version_grows_only_with_a_change() {
+    let first = compiled(&base());
+    assert_eq!(first.snapshots[0].version, 1);
+    assert_eq!(after(&base(), &first.snapshots), first);
+    let changed = base() + &connector("phone", 2) + &attachment("b", "phone", "prod", "");
+    let second = after(&changed, &first.snapshots);
+    assert_eq!(second.snapshots[0].version, 2);
+    // Back again is a change, too.
+    let third = after(&base(), &second.snapshots);
+    assert_eq!(third.snapshots[0].version, 3);
+    // Comments and order are none.
+    let reordered = format!(
+        "# comment\n{}{}",
+        connector("laptop", 1),
+        base().replace(&connector("laptop", 1), "")
+    );
+    assert_eq!(
+        after(&reordered, &third.snapshots).snapshots,
+        third.snapshots
+    );
+}
+
+#[test]
+fn what_is_removed_is_gone() {
+    let first = compiled(&base()).snapshots;
+    let without = base().replace(&attachment("a", "laptop", "prod", ""), "");
+    assert_eq!(after(&without, &first).snapshots[0].attachments, []);
+    assert_eq!(after(&connector("laptop", 1), &first).snapshots, []);
+}
+
+#[test]
+fn a_typo_in_an_ingress_point_keeps_it_in_force() {
+    let first = compiled(&base()).snapshots;
+    let typo = base().replace("addressPools", "adressPools");
+    assert_eq!(reloaded(&typo, &first).snapshots, first);
+    // One that only the compiler sees, likewise.
+    let wrong = base().replace("10.1.100.0/24", "10.1.100.1/24");
+    let compiled = after(&wrong, &first);
+    assert_eq!(compiled.snapshots, first);
+    assert!(compiled.problems[0].is_error());
+    // Nothing is in force that never was.
+    assert_eq!(reloaded(&typo, &[]).snapshots, []);
+}
+
+#[test]
+fn a_typo_in_an_ingress_point_does_not_stop_a_revocation() {
+    let first = compiled(&base()).snapshots;
+    let typo = base().replace("addressPools", "adressPools");
+    let revoked = typo.replace(&attachment("a", "laptop", "prod", ""), "");
+    let second = reloaded(&revoked, &first).snapshots;
+    assert_eq!(second[0].attachments, []);
+    assert_eq!((second[0].version, second[0].pools.len()), (2, 1));
+    let suspended = typo.replace(
+        &attachment("a", "laptop", "prod", ""),
+        &attachment("a", "laptop", "prod", "  suspend: true\n"),
+    );
+    assert!(reloaded(&suspended, &first).snapshots[0].attachments[0].suspended);
+}
+
+#[test]
+fn a_typo_in_a_policy_keeps_its_rules() {
+    let first = compiled(&base()).snapshots;
+    for typo in ["action: Deni", "action: Deny, port: 1"] {
+        let text = base().replace("action: Deny", typo);
+        assert_eq!(reloaded(&text, &first).snapshots, first, "{typo}");
+    }
+}
+
+#[test]
+fn a_typo_in_an_attachment_keeps_its_session() {
+    let first = compiled(&base()).snapshots;
+    let with = |more| {
+        base().replace(
+            &attachment("a", "laptop", "prod", ""),
+            &attachment("a", "laptop", "prod", more),
+        )
+    };
+    assert_eq!(reloaded(&with("  suspnd: true\n"), &first).snapshots, first);
+    assert_eq!(
+        after(&with("  allowedRoutes: [10.1.0.1/16]\n"), &first).snapshots,
+        first
+    );
+    let connector_typo = base()
+        .replace("publicKey: {id", "publicKey: [id")
+        .replace("'}}}", "']}}");
+    assert_eq!(reloaded(&connector_typo, &first).snapshots, first);
+}
+
+#[test]
+fn a_kept_attachment_gives_way() {
+    let first = compiled(&base()).snapshots;
+    // Somebody else has the key now.
+    let broken = attachment("a", "laptop", "prod", "  x: 1\n");
+    let text = base().replace(&attachment("a", "laptop", "prod", ""), &broken)
+        + &attachment("b", "laptop", "prod", "");
+    let names: Vec<_> = reloaded(&text, &first).snapshots[0]
+        .attachments
+        .iter()
+        .map(|attachment| attachment.name.name.clone())
+        .collect();
+    assert_eq!(names, ["b"]);
+    // And it gets no route that the ingress point took away.
+    let narrowed = base()
+        .replace(&attachment("a", "laptop", "prod", ""), &broken)
+        .replace("  routes: [10.1.0.0/16]\n", "  routes: [10.1.7.0/24]\n");
+    let kept = reloaded(&narrowed, &first).snapshots;
+    assert_eq!(
+        kept[0].attachments[0].routes,
+        ["10.1.7.0/24".parse().unwrap()]
+    );
+}
+
+#[test]
+fn text_that_names_no_object_removes_nothing() {
+    let first = compiled(&base()).snapshots;
+    assert_eq!(reloaded("kind: [\n", &first).snapshots, first);
+    assert_eq!(
+        reloaded(&format!("kind: [\n{}", connector("laptop", 1)), &first).snapshots,
+        first
+    );
+}
+
+#[test]
+fn a_kept_ingress_point_keeps_what_it_holds() {
+    let first = compiled(&base()).snapshots;
+    let rival = point("prod", 1, "").replace("{name: prod}", "{name: aaa}");
+    let text = base().replace("addressPools", "adressPools") + &rival;
+    let compiled = reloaded(&text, &first);
+    assert_eq!(compiled.snapshots, first);
+    assert!(reasons(&compiled).contains(&Reason::Conflicted));
+}
