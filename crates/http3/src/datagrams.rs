@@ -27,7 +27,9 @@ pub enum DatagramIn {
         /// The HTTP Datagram Payload: what follows the Quarter Stream ID; not copied.
         payload: Bytes,
     },
-    /// Kept; comes out of [`Connection::poll_early_datagram`] once the request is accepted.
+    /// Kept; comes out of
+    /// [`Connection::poll_early_datagram`](crate::Connection::poll_early_datagram) once the
+    /// request is accepted.
     Kept,
     /// Dropped; count it.
     Dropped(DatagramDrop),

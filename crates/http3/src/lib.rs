@@ -3,6 +3,28 @@
 //!
 //! [`Connection`] takes stream bytes and datagrams in, gives [`Event`]s and [`Output`]s out. It
 //! opens no stream, reads no clock and draws no random number: the driver does.
+//!
+//! ```
+//! use masque_http3::{Config, Connection, Output, RequestHead, Role, SendError, StreamId};
+//!
+//! let mut client = Connection::new(Role::Client, Config::default());
+//! let mut server = Connection::new(Role::Server, Config::default());
+//! // The driver opens a unidirectional stream for each `Control`: 2 is the client's, 3 the server's.
+//! let Some(Output::Control(settings)) = server.poll_output() else { unreachable!() };
+//! let connect = RequestHead {
+//!     method: "CONNECT".into(),
+//!     protocol: Some("connect-ip".into()),
+//!     scheme: Some("https".into()),
+//!     authority: Some("gateway.example".into()),
+//!     path: Some("/.well-known/masque/ip/*/*/".into()),
+//!     fields: vec![],
+//! };
+//! let early = client.send_request(StreamId(0), &connect, false);
+//! assert_eq!(early, Err(SendError::NoExtendedConnect));
+//! client.handle_stream(StreamId(3), settings, false);
+//! client.send_request(StreamId(0), &connect, false)?;
+//! # Ok::<(), SendError>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod closed;
