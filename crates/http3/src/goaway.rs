@@ -47,7 +47,7 @@ impl GoAway {
         self.next_request = self.next_request.max(number + 1);
     }
 
-    /// Whether our GOAWAY rules out a request: "Requests [..] with the indicated identifier or
+    /// Whether our GOAWAY rules out a request: "Requests (...) with the indicated identifier or
     /// greater are rejected by the sender of the GOAWAY."
     pub(crate) fn rejects(&self, number: u64) -> bool {
         self.sent.is_some_and(|id| number.saturating_mul(4) >= id)

@@ -216,7 +216,7 @@ impl Request {
         match kind {
             frame::DATA => self.admit_data(length, limits),
             // "Once the CONNECT method has completed, only DATA frames are permitted to be sent
-            // on the stream. [..] Receipt of any other known frame type MUST be treated as a
+            // on the stream. (...) Receipt of any other known frame type MUST be treated as a
             // connection error of type H3_FRAME_UNEXPECTED." (§4.4)
             frame::HEADERS if self.is_tunnel => Err(unexpected("HEADERS in a tunnel")),
             frame::HEADERS if self.phase == Phase::Trailers => {

@@ -87,7 +87,7 @@ impl Connection {
                 self.outputs.push_back(Output::Reset { stream, code });
                 self.settle(stream);
             }
-            // "An endpoint that receives a STOP_SENDING frame MUST send a RESET_STREAM frame [..]
+            // "An endpoint that receives a STOP_SENDING frame MUST send a RESET_STREAM frame (...)
             // SHOULD copy the error code from the STOP_SENDING frame" (RFC 9000 §3.5)
             Some(_) => self.give_up(stream, code, code),
             None => self.cancel_unopened(stream, code),
@@ -235,7 +235,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Makes a new request, or rejects it: "the server can reject [requests] with the error code
+    /// Makes a new request, or rejects it: "the server can reject requests with the error code
     /// H3_REQUEST_REJECTED" (RFC 9114 §4.1.1), so that the client may try them again elsewhere.
     fn let_in(&mut self, stream: StreamId) -> bool {
         let number = stream.quarter();

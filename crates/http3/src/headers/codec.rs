@@ -99,7 +99,7 @@ impl From<Malformed> for SendError {
 }
 
 impl From<Malformed> for Fault {
-    /// "Malformed requests or responses [..] MUST be treated as a stream error of type
+    /// "Malformed requests or responses (...) MUST be treated as a stream error of type
     /// H3_MESSAGE_ERROR" (RFC 9114 §4.1.2).
     fn from(_: Malformed) -> Self {
         Self::Stream(Code::H3_MESSAGE_ERROR)

@@ -78,7 +78,7 @@ pub(crate) fn response(lines: &[Line]) -> Result<ResponseHead, Malformed> {
     let digit = |byte: u8| u16::from(byte - b'0');
     let status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
     if status == 101 {
-        // "HTTP/3 does not support [..] the 101 (Switching Protocols) informational status code"
+        // "HTTP/3 does not support (...) the 101 (Switching Protocols) informational status code"
         // (RFC 9114 §4.5)
         return Err(Malformed("status 101"));
     }
