@@ -10,6 +10,9 @@ mod pool;
 mod state;
 mod vpc_book;
 
+#[cfg(test)]
+mod tests;
+
 pub use book::{AddressBook, AddressError, Demand, MAX_HOLDERS, Owner, Site};
 pub use pool::{PoolUsage, gateway_address, gateway_addresses};
 pub use state::{AddressBookState, Holding};

@@ -10,7 +10,6 @@ mod slot;
 mod vpc;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -23,7 +22,7 @@ use crate::reason::DropReason;
 use crate::registry::Grant;
 use crate::tables::Tables;
 use answer::IcmpBuckets;
-use directory::Owner;
+use directory::{Directory, Owner};
 use slot::Slot;
 
 /// Who takes one from the hop limit: RFC 9484 §7.2 wants it done once per direction.
@@ -185,8 +184,7 @@ pub struct Dataplane {
     owners: Vec<Owner>,
     free_owners: Vec<u32>,
     by_attachment: HashMap<AttachmentId, u32, FixedState>,
-    /// The owner of each client address in each VPC: the tunnels' routing table.
-    directory: HashMap<(VpcIndex, IpAddr), u32, FixedState>,
+    directory: Directory,
     flows: FlowTable,
     vpcs: Vec<Option<Box<VpcState>>>,
     strays: Counters,

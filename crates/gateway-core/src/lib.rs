@@ -17,6 +17,8 @@
 mod bucket;
 mod counters;
 mod dataplane;
+#[cfg(test)]
+mod fixture;
 mod flow;
 mod id;
 mod policy;

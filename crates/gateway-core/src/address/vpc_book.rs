@@ -211,8 +211,8 @@ impl VpcBook {
         };
         let state = match holder.state {
             _ if fixed => Held::Fixed,
-            Held::Present | Held::Absent { .. } => return,
-            Held::Fixed | Held::Resting { .. } => Held::Absent { until_ms },
+            Held::Present => return,
+            Held::Absent { .. } | Held::Fixed | Held::Resting { .. } => Held::Absent { until_ms },
         };
         self.set_state(address, state);
     }

@@ -3,12 +3,18 @@
 //! All sessions of an attachment are known on every shard, so who carries its traffic (the newest)
 //! follows without any message between shards.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+
+use foldhash::fast::FixedState;
 
 use super::Dataplane;
 use crate::flow::FragmentRing;
 use crate::id::{AttachmentId, SessionId, VpcIndex};
 use crate::registry::Grant;
+
+/// The attachment that has each client address of each VPC: the tunnels' routing table.
+pub(super) type Directory = HashMap<(VpcIndex, IpAddr), u32, FixedState>;
 
 /// An attachment with at least one session on this gateway.
 #[derive(Debug)]

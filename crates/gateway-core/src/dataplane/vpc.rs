@@ -10,10 +10,11 @@ use masque_packet::segment::{GsoInfo, GsoKind};
 use super::answer::{self, Answered, Rejection};
 use super::checks::{is_link_local, is_unicast};
 use super::client::{count_answer, count_pass, to_the_gateway};
-use super::directory::Place;
+use super::directory::{Directory, Owner, Place};
 use super::flows::Gate;
 use super::slot::{Slot, take_bits};
-use super::{Dataplane, DataplaneConfig, HopLimit, VpcVerdict};
+use super::{Dataplane, DataplaneConfig, HopLimit, VpcState, VpcVerdict};
+use crate::flow::FlowTable;
 use crate::id::{Now, SlotId, VpcIndex};
 use crate::reason::DropReason;
 use crate::tables::VpcTables;
@@ -56,6 +57,7 @@ impl Dataplane {
         self.judge_from_vpc(now, vpc, packet, gso, reply, true)
     }
 
+    #[inline]
     fn judge_from_vpc(
         &mut self,
         now: Now,
@@ -65,38 +67,62 @@ impl Dataplane {
         reply: &mut [u8],
         handed_over: bool,
     ) -> VpcVerdict {
-        let Some(vpc) = self.tables.vpc(index).cloned() else {
+        let (vpc, state) = (
+            self.tables.vpc(index),
+            self.vpcs.get_mut(index.0 as usize).and_then(Option::as_mut),
+        );
+        let (Some(vpc), Some(state)) = (vpc, state) else {
             self.strays.dropped_to_client[DropReason::NoSession.index()] += 1;
             return VpcVerdict::Drop(DropReason::NoSession);
         };
-        let found = check(&vpc, packet).and_then(|header| {
-            let whose = self
-                .whose(&vpc, &header)
-                .ok_or_else(|| no_session(&vpc, &header))?;
-            Ok((header, whose))
-        });
-        let (header, slot_index) = match found {
-            Ok((_, Whose::Shard(shard))) if !handed_over => return VpcVerdict::HandOver { shard },
-            Ok((_, Whose::Shard(_))) => {
-                let rejection = Rejection::silent(DropReason::NoSession);
-                return self.reject_from_vpc(now, &vpc, None, rejection, packet, reply);
-            }
-            Ok((header, Whose::Slot(slot_index))) => (header, slot_index),
-            Err(rejection) => {
-                return self.reject_from_vpc(now, &vpc, None, rejection, packet, reply);
-            }
+        let mut desk = Desk {
+            now,
+            config: &self.config,
+            vpc,
+            state,
+            directory: &self.directory,
+            slots: &mut self.slots,
+            owners: &mut self.owners,
+            flows: &mut self.flows,
         };
-        match self.deliver(now, &vpc, slot_index, packet, gso, header) {
-            Ok(verdict) => verdict,
-            Err(rejection) => {
-                self.reject_from_vpc(now, &vpc, Some(slot_index), rejection, packet, reply)
-            }
-        }
+        let found = check(vpc, packet).and_then(|header| Ok((header, desk.whose(&header)?)));
+        let (slot, rejection) = match found {
+            Ok((_, Whose::Shard(shard))) if !handed_over => return VpcVerdict::HandOver { shard },
+            Ok((_, Whose::Shard(_))) => (None, Rejection::silent(DropReason::NoSession)),
+            Ok((header, Whose::Slot(slot))) => match desk.deliver(slot, packet, gso, header) {
+                Ok(verdict) => return verdict,
+                Err(rejection) => (Some(slot), rejection),
+            },
+            Err(rejection) => (None, rejection),
+        };
+        desk.reject(slot, rejection, packet, reply)
+    }
+}
+
+/// The parts of a shard that judge a packet of one VPC.
+struct Desk<'a> {
+    now: Now,
+    config: &'a DataplaneConfig,
+    vpc: &'a VpcTables,
+    state: &'a mut VpcState,
+    directory: &'a Directory,
+    slots: &'a mut [Slot],
+    owners: &'a mut [Owner],
+    flows: &'a mut FlowTable,
+}
+
+impl Desk<'_> {
+    #[inline]
+    fn whose(&self, header: &IpHeader) -> Result<Whose, Rejection> {
+        self.find(header)
+            .ok_or_else(|| no_session(self.vpc, header))
     }
 
     #[inline]
-    fn whose(&self, vpc: &VpcTables, header: &IpHeader) -> Option<Whose> {
-        let owner = *self.directory.get(&(vpc.index(), header.destination))?;
+    fn find(&self, header: &IpHeader) -> Option<Whose> {
+        let owner = *self
+            .directory
+            .get(&(self.vpc.index(), header.destination))?;
         match self.owners.get(owner as usize)?.place()? {
             Place::There(shard) => Some(Whose::Shard(shard)),
             Place::Here(index) => {
@@ -111,14 +137,12 @@ impl Dataplane {
     #[inline]
     fn deliver(
         &mut self,
-        now: Now,
-        vpc: &VpcTables,
         index: u32,
         packet: &mut [u8],
         gso: &GsoInfo,
         header: IpHeader,
     ) -> Result<VpcVerdict, Rejection> {
-        let unknown = || Rejection::silent(DropReason::NoSession);
+        let (now, unknown) = (self.now, || Rejection::silent(DropReason::NoSession));
         let slot = self.slots.get_mut(index as usize).ok_or_else(unknown)?;
         let owner = self
             .owners
@@ -126,23 +150,16 @@ impl Dataplane {
             .ok_or_else(unknown)?;
         let mut gate = Gate {
             now,
-            vpc,
+            vpc: self.vpc,
             slot: &*slot,
             owner,
-            flows: &mut self.flows,
+            flows: self.flows,
         };
         let pass = gate.pass(Direction::FromVpc, &header, packet)?;
         let shape = Shape::of(packet, &header, gso);
-        let (header, clamped) = finish(&self.config, now, slot, packet, header, gso, &shape)?;
+        let (header, clamped) = finish(self.config, now, slot, packet, header, gso, &shape)?;
         slot.seen_ms = now.mono_ms;
-        let state = self
-            .vpcs
-            .get_mut(slot.vpc.0 as usize)
-            .and_then(Option::as_mut);
-        for counters in [&mut slot.counters]
-            .into_iter()
-            .chain(state.map(|s| &mut s.counters))
-        {
+        for counters in [&mut slot.counters, &mut self.state.counters] {
             counters.to_client.packets += shape.segments;
             counters.to_client.bytes += packet.len() as u64;
             count_pass(counters, pass, clamped);
@@ -157,35 +174,22 @@ impl Dataplane {
     }
 
     #[cold]
-    fn reject_from_vpc(
-        &mut self,
-        now: Now,
-        vpc: &VpcTables,
+    fn reject(
+        self,
         slot: Option<u32>,
         rejection: Rejection,
         packet: &[u8],
         reply: &mut [u8],
     ) -> VpcVerdict {
         let mut slot = slot.and_then(|index| self.slots.get_mut(index as usize));
-        let state = self
-            .vpcs
-            .get_mut(vpc.index().0 as usize)
-            .and_then(Option::as_mut);
-        let Some(state) = state else {
-            return VpcVerdict::Drop(rejection.reason);
-        };
-        let source = vpc.icmp_source(packet.first().is_some_and(|byte| byte >> 4 == 4));
-        let buckets = slot
-            .as_mut()
-            .map(|slot| &mut slot.icmp)
-            .into_iter()
-            .chain([&mut state.icmp]);
-        let answered = answer::write(now, rejection.answer, packet, source, buckets, reply);
-        for counters in slot
-            .map(|slot| &mut slot.counters)
-            .into_iter()
-            .chain([&mut state.counters])
-        {
+        let source = self
+            .vpc
+            .icmp_source(packet.first().is_some_and(|byte| byte >> 4 == 4));
+        let of_session = slot.as_mut().map(|slot| &mut slot.icmp);
+        let buckets = of_session.into_iter().chain([&mut self.state.icmp]);
+        let answered = answer::write(self.now, rejection.answer, packet, source, buckets, reply);
+        let of_session = slot.map(|slot| &mut slot.counters);
+        for counters in of_session.into_iter().chain([&mut self.state.counters]) {
             if !matches!(answered, Answered::Echo(_)) {
                 counters.dropped_to_client[rejection.reason.index()] += 1;
             }
