@@ -1,13 +1,17 @@
 //! Certificates of listeners: found, checked, and put into the store that handshakes read.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use masque_controller::{Secret, Snapshot};
 use masque_model::{ListenerProtocol, ObjectName};
 use masque_transport::tls::{CertificateStore, ServerCertificate, ServerTls};
 use rustls_pki_types::UnixTime;
 
-use crate::source;
+use crate::{development, source};
 
 /// Whether a named certificate can be used now.
 ///
@@ -34,17 +38,24 @@ fn load(
 /// Every port's certificates, in the order of the snapshots; and what is wrong with the others.
 pub(crate) fn by_port(
     dir: &Path,
+    state_dir: &Path,
     secrets: &BTreeMap<ObjectName, Secret>,
     snapshots: &[Snapshot],
 ) -> (BTreeMap<u16, Vec<ServerCertificate>>, Vec<String>) {
     let mut ports: BTreeMap<u16, Vec<ServerCertificate>> = BTreeMap::new();
     let mut problems = Vec::new();
+    let mut without = BTreeSet::new();
+    let mut names = BTreeSet::new();
     for snapshot in snapshots {
         let http3 = snapshot
             .listeners
             .iter()
             .filter(|l| l.protocol == ListenerProtocol::Http3);
         for listener in http3 {
+            if listener.certificates.is_empty() {
+                without.insert(listener.port);
+                names.extend(listener.hostname.clone());
+            }
             for certificate in &listener.certificates {
                 let name = ObjectName::new(&*snapshot.ingress_point.namespace, certificate);
                 match load(dir, secrets, &name) {
@@ -57,7 +68,30 @@ pub(crate) fn by_port(
             }
         }
     }
+    if !without.is_empty() {
+        match development_certificate(state_dir, &names) {
+            Ok(certificate) => {
+                for port in without {
+                    ports.entry(port).or_default().push(certificate.clone());
+                }
+            }
+            Err(sentence) => problems.push(sentence),
+        }
+    }
     (ports, problems)
+}
+
+fn development_certificate(
+    state_dir: &Path,
+    names: &BTreeSet<String>,
+) -> Result<ServerCertificate, String> {
+    let (pem, ca) = development::certificate(state_dir, names)?;
+    tracing::warn!(
+        ca = %ca.display(),
+        "a listener names no certificate, so one for development is shown; clients need --ca"
+    );
+    ServerCertificate::from_pem(&pem.certificate, &pem.key, UnixTime::now(), &pem.origin)
+        .map_err(|error| error.to_string())
 }
 
 /// One port's TLS.

@@ -7,12 +7,7 @@ use std::{
     path::Path,
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-
-use crate::exit::Fatal;
+use crate::{development, exit::Fatal};
 
 /// Where a certificate named in `spec.listeners[].tls.certificateRefs` lies: as a Secret mounts.
 pub(crate) const SECRETS: &str = "secrets";
@@ -31,9 +26,6 @@ const MANIFESTS: [(&str, &str); 4] = [
     ("README.md", include_str!("init/README.md")),
 ];
 
-/// How long the development certificates hold.
-const VALIDITY_DAYS: i64 = 825;
-
 /// Writes the folder.
 ///
 /// # Errors
@@ -44,7 +36,7 @@ pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
             path: dir.to_owned(),
         });
     }
-    let certificates = development_certificates(hosts)
+    let certificates = development::certificates(hosts)
         .map_err(|e| Fatal::Certificate(format!("cannot make a certificate: {e}")))?;
     make_dir(dir, 0o755)?;
     for (name, text) in MANIFESTS {
@@ -55,14 +47,10 @@ pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
     make_dir(&secret, 0o700)?;
     write(
         &secret.join("tls.crt"),
-        certificates.server_chain.as_bytes(),
+        certificates.chain.as_bytes(),
         0o644,
     )?;
-    write(
-        &secret.join("tls.key"),
-        certificates.server_key.as_bytes(),
-        0o600,
-    )?;
+    write(&secret.join("tls.key"), certificates.key.as_bytes(), 0o600)?;
     write(&dir.join("ca.crt"), certificates.ca.as_bytes(), 0o644)?;
     println!("Wrote {}. Next:", dir.display());
     println!(
@@ -84,52 +72,7 @@ pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// PEM texts of a development CA and a server certificate that it signed. The CA's key is thrown
-/// away: the folder can serve, but nobody can sign more with it.
-struct Certificates {
-    ca: String,
-    server_chain: String,
-    server_key: String,
-}
-
-fn development_certificates(hosts: &[String]) -> Result<Certificates, rcgen::Error> {
-    let now = time_now();
-    let ca_key = KeyPair::generate()?;
-    let mut ca = CertificateParams::new(Vec::<String>::new())?;
-    ca.distinguished_name
-        .push(DnType::CommonName, "MASQUE gateway development CA");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (ca.not_before, ca.not_after) = now;
-    let ca_certificate = ca.self_signed(&ca_key)?;
-    let issuer = Issuer::new(ca, ca_key);
-
-    let server_key = KeyPair::generate()?;
-    let mut server = CertificateParams::new(hosts.to_vec())?;
-    server.distinguished_name.push(
-        DnType::CommonName,
-        hosts.first().map_or("gateway", String::as_str),
-    );
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    (server.not_before, server.not_after) = now;
-    let certificate = server.signed_by(&server_key, &issuer)?;
-    Ok(Certificates {
-        ca: ca_certificate.pem(),
-        server_chain: certificate.pem(),
-        server_key: server_key.serialize_pem(),
-    })
-}
-
-/// From a day ago (clocks differ) to [`VALIDITY_DAYS`] from now.
-fn time_now() -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::now_utc();
-    (
-        now - time::Duration::days(1),
-        now + time::Duration::days(VALIDITY_DAYS),
-    )
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<(), Fatal> {
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Fatal> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)

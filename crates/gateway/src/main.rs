@@ -9,6 +9,7 @@ mod certificates;
 mod check;
 mod command;
 mod control;
+mod development;
 mod exit;
 mod init;
 mod local;

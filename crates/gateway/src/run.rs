@@ -102,7 +102,7 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
     };
     let mut supervisor = Supervisor::new(
         args.clone(),
-        dir.clone(),
+        (dir.clone(), state_path),
         Arc::clone(&control),
         secrets,
         epoch,

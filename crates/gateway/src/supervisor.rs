@@ -59,6 +59,7 @@ struct VpcDevice {
 pub(crate) struct Supervisor {
     args: RunArgs,
     dir: PathBuf,
+    state_dir: PathBuf,
     control: Arc<Control>,
     kernel: Kernel,
     capabilities: KernelCapabilities,
@@ -77,7 +78,7 @@ impl Supervisor {
     /// [`Fatal`] when the kernel or its permissions do not allow a gateway.
     pub(crate) fn new(
         args: RunArgs,
-        dir: PathBuf,
+        (dir, state_dir): (PathBuf, PathBuf),
         control: Arc<Control>,
         secrets: Secrets,
         epoch: Instant,
@@ -96,6 +97,7 @@ impl Supervisor {
         Ok(Self {
             args,
             dir,
+            state_dir,
             control,
             kernel,
             capabilities,
@@ -147,7 +149,8 @@ impl Supervisor {
                 path: self.dir.clone(),
             });
         }
-        let (certificates, wrong) = certificates::by_port(&self.dir, &loaded.secrets, &snapshots);
+        let (certificates, wrong) =
+            certificates::by_port(&self.dir, &self.state_dir, &loaded.secrets, &snapshots);
         for sentence in &wrong {
             tracing::error!("{sentence}");
         }

@@ -55,11 +55,6 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.slab.len()
-    }
-
     /// Adds one.
     pub(crate) fn insert(&mut self, tunnel: Tunnel) {
         let (key, slot, session) = (tunnel.key, tunnel.slot, tunnel.grant.session);
