@@ -31,7 +31,7 @@ use crate::{
 
 /// Answers that no connection owns (Retry, Version Negotiation, stateless resets) waiting to be
 /// sent; more are dropped, as the network would drop them.
-const MAX_RESPONSES: usize = 256;
+const MAX_RESPONSES: usize = 1024;
 
 /// Datagrams are written into chunks of this size.
 const SEND_CHUNK_BYTES: usize = 256 * 1024;

@@ -7,8 +7,12 @@
 )]
 #![allow(unsafe_code, reason = "poll and clocks of libc")]
 
+mod admission;
 mod certificates;
 mod driver;
 mod pair;
+mod path;
+mod queues;
+mod sockets;
 mod speed;
 mod tunnel;

@@ -67,6 +67,8 @@ pub(crate) struct Pair {
     pub(crate) client_seen: Seen,
     pub(crate) server_seen: Seen,
     pub(crate) tls: TestTls,
+    /// Nothing reaches this end.
+    pub(crate) deaf: Option<End>,
     /// Datagrams the link lost.
     pub(crate) lost: u64,
     /// Largest datagram carried, by direction.
@@ -106,6 +108,7 @@ impl Pair {
             client_seen: Seen::default(),
             server_seen: Seen::default(),
             tls,
+            deaf: None,
             lost: 0,
             largest: [0; 2],
             flying: BTreeMap::new(),
@@ -165,6 +168,7 @@ impl Pair {
             End::Client
         };
         let known = to == End::Server || destination == self.client_addr;
+        let known = known && self.deaf != Some(to);
         let unlucky = self.draw() % 1000 < self.link.loss_permille;
         let full = self.flying.len() >= self.link.capacity;
         if !known || unlucky || full || data.len() > self.link.udp_payload_bytes {
@@ -263,12 +267,10 @@ impl Pair {
             .unwrap()
             .accept_datagrams(stream);
         let mut at_server = None;
+        let before = self.server_seen.events.len();
         assert!(self.run_until(limit, |pair| {
-            at_server = pair
-                .server_seen
-                .events
+            at_server = pair.server_seen.events[before..]
                 .iter()
-                .rev()
                 .find_map(|event| match event {
                     Event::Http {
                         conn,
@@ -286,8 +288,9 @@ impl Pair {
         };
         http.send_response(stream, &head, false).unwrap();
         http.accept_datagrams(stream);
+        let before = self.client_seen.events.len();
         assert!(self.run_until(limit, |pair| {
-            pair.client_seen.events.iter().any(|event| {
+            pair.client_seen.events[before..].iter().any(|event| {
                 matches!(
                     event,
                     Event::Http { event: http3::Event::Response { head, .. }, .. }

@@ -2,6 +2,7 @@
 //! `cargo test --release -p masque-transport --test suite -- --ignored --nocapture speed`.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,8 +11,8 @@ use std::{
 };
 
 use masque_transport::{
-    Event, Machine, MachineConfig, ShardId, TransportTuning,
-    http3::{self},
+    ConnId, Event, Machine, MachineConfig, ShardId, TransportTuning,
+    http3::{self, StreamId},
     sockets::{SocketOptions, UdpSocket},
 };
 
@@ -70,97 +71,91 @@ fn receive(mut driver: Driver, stop: &AtomicBool) -> (u64, u64, Duration) {
     (bytes, datagrams, thread_time())
 }
 
+/// A client with one request that carries datagrams.
+fn open(tls: &TestTls, address: SocketAddr) -> (Driver, ConnId, StreamId) {
+    let now = Instant::now();
+    let socket = UdpSocket::bind(&SocketOptions::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let machine = Machine::client(config(2), http3::Config::default(), now);
+    let mut client = Driver::new(machine, socket);
+    let config = tls.client(None);
+    let conn = client
+        .machine
+        .connect(now, address, SERVER_NAME, config)
+        .unwrap();
+    let (mut stream, mut answered) = (None, false);
+    while !answered {
+        client.turn(
+            |machine, event| match event {
+                Event::Http {
+                    event: http3::Event::Settings(_),
+                    ..
+                } => {
+                    stream = machine.request(conn, &connect_ip(), false).ok();
+                }
+                Event::Http {
+                    event: http3::Event::Response { .. },
+                    ..
+                } => answered = true,
+                _ => {}
+            },
+            |_, _, _| {},
+            |_| {},
+        );
+        if !answered {
+            client.wait(WAIT);
+        }
+    }
+    (client, conn, stream.unwrap())
+}
+
+/// Sends for a while; the time it took and the processor time.
+fn send(client: &mut Driver, conn: ConnId, stream: StreamId) -> (Duration, Duration) {
+    let (size, batch) = (env("SIZE", 0) as usize, env("BATCH", 256));
+    let length = Duration::from_secs(env("SECONDS", 3));
+    let (start, before) = (Instant::now(), thread_time());
+    while start.elapsed() < length {
+        let fill = |machine: &mut Machine| {
+            let max = machine.max_datagram_payload(conn, stream).unwrap_or(0);
+            let size = if size == 0 { max } else { size };
+            for _ in 0..batch {
+                let sent = machine.send_datagram(conn, stream, size, |p| p[..8].fill(7));
+                if sent.is_err() {
+                    break;
+                }
+            }
+        };
+        client.turn(|_, _| {}, |_, _, _| {}, fill);
+        client.wait(WAIT);
+    }
+    (start.elapsed(), thread_time() - before)
+}
+
 #[test]
 #[ignore = "a measurement, for a release build"]
 fn speed() {
     let tls = TestTls::new();
-    let now = Instant::now();
-    let any = "127.0.0.1:0".parse().unwrap();
-    let socket = UdpSocket::bind(&SocketOptions::new(any)).unwrap();
+    let socket = UdpSocket::bind(&SocketOptions::new("127.0.0.1:0".parse().unwrap())).unwrap();
     let address = socket.local_addr().unwrap();
     let http = http3::Config::default();
-    let server = Machine::server(config(1), tls.server(), http.clone(), ShardId::SINGLE, now);
+    let shard = ShardId::SINGLE;
+    let server = Machine::server(config(1), tls.server(), http, shard, Instant::now());
     let server = Driver::new(server, socket);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let thread = std::thread::spawn(move || receive(server, &stopped));
 
-    let socket = UdpSocket::bind(&SocketOptions::new(any)).unwrap();
-    let mut client = Driver::new(Machine::client(config(2), http, now), socket);
-    let conn = client
-        .machine
-        .connect(now, address, SERVER_NAME, tls.client(None))
-        .unwrap();
-    let mut stream = None;
-    let mut open = false;
-    let mut wait_until =
-        |client: &mut Driver, done: &mut dyn FnMut(&mut Machine, Event) -> bool| {
-            let mut finished = false;
-            while !finished {
-                client.turn(
-                    |machine, event| finished |= done(machine, event),
-                    |_, _, _| {},
-                    |_| {},
-                );
-                if !finished {
-                    client.wait(WAIT);
-                }
-            }
-        };
-    wait_until(&mut client, &mut |machine, event| {
-        if matches!(
-            event,
-            Event::Http {
-                event: http3::Event::Settings(_),
-                ..
-            }
-        ) {
-            stream = machine.request(conn, &connect_ip(), false).ok();
-        }
-        open |= matches!(
-            event,
-            Event::Http {
-                event: http3::Event::Response { .. },
-                ..
-            }
-        );
-        open
-    });
-    let stream = stream.unwrap();
-    let size = env("SIZE", 0) as usize;
-    let (start, cpu_before) = (Instant::now(), thread_time());
-    let length = Duration::from_secs(env("SECONDS", 3));
-    while start.elapsed() < length {
-        client.turn(
-            |_, _| {},
-            |_, _, _| {},
-            |machine| {
-                let max = machine.max_datagram_payload(conn, stream).unwrap_or(0);
-                let size = if size == 0 { max } else { size };
-                for _ in 0..env("BATCH", 256) {
-                    if machine
-                        .send_datagram(conn, stream, size, |p| p[..8].fill(7))
-                        .is_err()
-                    {
-                        break;
-                    }
-                }
-            },
-        );
-        client.wait(WAIT);
-    }
-    let (elapsed, cpu) = (start.elapsed(), thread_time() - cpu_before);
+    let (mut client, conn, stream) = open(&tls, address);
+    let (elapsed, cpu) = send(&mut client, conn, stream);
     stop.store(true, Ordering::Relaxed);
     let (bytes, datagrams, server_cpu) = thread.join().unwrap();
     let stats = client.machine.connection_stats(conn).unwrap();
     let sent = client.machine.stats();
-    let gbit = |bytes: u64| bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9;
     println!(
         "client: {} turns, {stats:?}\n{sent:?}\nmtu {}; {:.2} Gbit/s, {:.0} k datagrams/s, \
          client {:.2} and server {:.2} µs a datagram, {:.2} CPU-s/GB in all",
         client.turns,
         stats.udp_payload_bytes,
-        gbit(bytes),
+        bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9,
         datagrams as f64 / elapsed.as_secs_f64() / 1e3,
         cpu.as_secs_f64() * 1e6 / datagrams as f64,
         server_cpu.as_secs_f64() * 1e6 / datagrams as f64,
