@@ -117,10 +117,10 @@ impl Connection {
 
     /// Graceful shutdown (RFC 9114 §5.2): the first call announces GOAWAY(2^62 − 4), the second
     /// the real last id; from then on new requests are rejected (server). A client names push
-    /// ids, of which there are none.
+    /// ids, 2^62 − 1 and then 0, as there are no pushes.
     pub fn shutdown(&mut self) {
         if !self.is_closed
-            && let Some(frame) = self.goaway.shut_down()
+            && let Some(frame) = self.goaway.shut_down(self.role)
         {
             self.outputs.push_back(Output::Control(frame));
         }

@@ -7,8 +7,8 @@ use foldhash::fast::FixedState;
 
 use crate::{Config, StreamId, varint};
 
-/// The largest Quarter Stream ID: "The largest legal QUIC stream ID value is 2^62 − 1, so the
-/// largest legal value of the Quarter Stream ID field is 2^60 − 1." (RFC 9297 §2.1)
+/// The largest Quarter Stream ID: "The largest legal QUIC stream ID value is 2^62-1, so the
+/// largest legal value of the Quarter Stream ID field is 2^60-1." (RFC 9297 §2.1)
 pub(crate) const MAX_QUARTER_STREAM_ID: u64 = (1 << 60) - 1;
 
 /// The Quarter Stream ID field in front of every HTTP Datagram of a request stream: the first
@@ -54,8 +54,8 @@ pub enum DatagramDrop {
 
 /// Datagrams that came before anybody could say what they mean.
 ///
-/// "If a DATAGRAM frame is received and its Quarter Stream ID field maps to a stream that has not
-/// yet been created, the receiver SHALL either drop that DATAGRAM frame silently or buffer it
+/// "If an HTTP/3 Datagram is received and its Quarter Stream ID field maps to a stream that has not
+/// yet been created, the receiver SHALL either drop that datagram silently or buffer it
 /// temporarily (on the order of a round trip)" (RFC 9297 §2.1).
 #[derive(Debug)]
 pub(crate) struct EarlyDatagrams {

@@ -19,9 +19,8 @@ pub(crate) const GOAWAY: u64 = 0x07;
 /// MAX_PUSH_ID (§7.2.7).
 pub(crate) const MAX_PUSH_ID: u64 = 0x0d;
 
-/// "Frame types that were used in HTTP/2 where there is no corresponding HTTP/3 frame type (...)
-/// MUST NOT be sent, and their receipt MUST be treated as a connection error of type
-/// H3_FRAME_UNEXPECTED" (RFC 9114 §7.2.8).
+/// Frame types of HTTP/2 without a counterpart: "These frame types MUST NOT be sent, and their
+/// receipt MUST be treated as a connection error of type H3_FRAME_UNEXPECTED." (RFC 9114 §7.2.8)
 pub(crate) const fn is_reserved_http2(kind: u64) -> bool {
     matches!(kind, 0x02 | 0x06 | 0x08 | 0x09)
 }

@@ -5,7 +5,7 @@
 
 use crate::{Code, error::Fault};
 
-/// Reads the encoder stream. With a maximum capacity of 0, the one instruction that "the encoder"
+/// Reads the encoder stream. With a maximum capacity of 0, the one instruction that the peer
 /// may send is Set Dynamic Table Capacity with the value 0 (RFC 9204 §3.2.3, §4.3.1).
 pub(crate) fn read_encoder(input: &[u8]) -> Result<(), Fault> {
     const SET_CAPACITY_0: u8 = 0b0010_0000;

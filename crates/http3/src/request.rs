@@ -164,7 +164,7 @@ impl Request {
         match (self.phase, self.role) {
             (Phase::Head, Role::Server) => Err(Fault::Stream(Code::H3_REQUEST_INCOMPLETE)),
             (Phase::Head, Role::Client) => Err(Fault::Stream(Code::H3_MESSAGE_ERROR)),
-            // "the value of the Content-Length header field does not equal the sum of the DATA
+            // "the value of a Content-Length header field does not equal the sum of the DATA
             // frame lengths received" (§4.1.2)
             _ if self.content_left.is_some_and(|left| left > 0) => {
                 Err(Fault::Stream(Code::H3_MESSAGE_ERROR))
@@ -227,7 +227,7 @@ impl Request {
             }
             frame::HEADERS => Ok(Treatment::Collect),
             // We send no MAX_PUSH_ID: "A client MUST treat receipt of a PUSH_PROMISE frame that
-            // contains a larger push ID than the client has advertised as a connection error of
+            // contains a larger Push ID than the client has advertised as a connection error of
             // H3_ID_ERROR." (§7.2.5)
             frame::PUSH_PROMISE if self.role == Role::Client && !self.is_tunnel => {
                 let reason = "PUSH_PROMISE without MAX_PUSH_ID";

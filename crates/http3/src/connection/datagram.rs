@@ -39,7 +39,8 @@ impl Connection {
         let Some(request) = self.requests.get(number) else {
             return self.datagram_without_request(number, &payload, now_ms);
         };
-        // "if the receive side of the stream is closed, the receiver MUST drop it silently"
+        // "If a datagram is received after the corresponding stream's receive side is closed, the
+        // received datagrams MUST be silently dropped."
         if !request.is_receiving {
             return DatagramIn::Dropped(DatagramDrop::StreamClosed);
         }
@@ -107,7 +108,7 @@ impl Connection {
         if self.requests.is_closed(number) {
             return DatagramIn::Dropped(DatagramDrop::StreamClosed);
         }
-        // "If a DATAGRAM frame is received and its Quarter Stream ID field maps to a stream that
+        // "If an HTTP/3 Datagram is received and its Quarter Stream ID field maps to a stream that
         // cannot be created due to client-initiated bidirectional stream limits, it SHOULD be
         // treated as an HTTP/3 connection error of type H3_ID_ERROR."
         if self.role == Role::Server && number >= self.request_stream_limit {

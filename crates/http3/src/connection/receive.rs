@@ -88,7 +88,10 @@ impl Connection {
                 self.settle(stream);
             }
             // "An endpoint that receives a STOP_SENDING frame MUST send a RESET_STREAM frame (...)
-            // SHOULD copy the error code from the STOP_SENDING frame" (RFC 9000 §3.5)
+            // An endpoint SHOULD copy the error code from the STOP_SENDING frame" (RFC 9000 §3.5).
+            // A server ends the other direction too: "If the stream is reset or reading is aborted
+            // by the client, a proxy SHOULD perform the same operation on the other direction"
+            // (RFC 9114 §4.4).
             Some(_) => self.give_up(stream, code, code),
             None => self.cancel_unopened(stream, code),
         }
@@ -129,7 +132,7 @@ impl Connection {
         }
     }
 
-    /// A field section is larger than ours may be: "A server that receives a larger field section
+    /// A field section is larger than ours may be: "A server that receives a larger header section
     /// than it is willing to handle can send an HTTP 431 (Request Header Fields Too Large) status
     /// code" (RFC 9114 §4.2.2).
     fn refuse_section(&mut self, stream: StreamId) {
@@ -235,8 +238,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Makes a new request, or rejects it: "the server can reject requests with the error code
-    /// H3_REQUEST_REJECTED" (RFC 9114 §4.1.1), so that the client may try them again elsewhere.
+    /// Makes a new request, or rejects it: "When the server cancels a request without performing any
+    /// application processing, the request is considered "rejected". The server SHOULD abort its
+    /// response stream with the error code H3_REQUEST_REJECTED." (RFC 9114 §4.1.1)
     fn let_in(&mut self, stream: StreamId) -> bool {
         let number = stream.quarter();
         if self.role == Role::Client || self.requests.is_closed(number) {

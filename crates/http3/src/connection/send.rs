@@ -36,8 +36,8 @@ impl Connection {
         if self.role == Role::Server || !stream.is_request() || !is_fresh {
             return Err(SendError::StreamClosed);
         }
-        // "A client MUST NOT send the :protocol pseudo-header field unless it has received the
-        // setting" (RFC 8441 §3, RFC 9220 §3)
+        // "Upon receipt of SETTINGS_ENABLE_CONNECT_PROTOCOL with a value of 1, a client MAY use the
+        // Extended CONNECT" (RFC 8441 §3, RFC 9220 §3)
         let may_extend = self.peer.as_ref().is_some_and(|peer| peer.extended_connect);
         if head.protocol.is_some() && !may_extend {
             return Err(SendError::NoExtendedConnect);

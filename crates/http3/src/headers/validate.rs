@@ -121,12 +121,28 @@ fn split_pseudo(lines: &[Line]) -> (&[Line], &[Line]) {
 }
 
 fn fields(lines: &[Line], section: Section) -> Result<Vec<Field>, Malformed> {
-    lines.iter().map(|line| field(line, section)).collect()
+    let mut fields: Vec<Field> = Vec::with_capacity(lines.len());
+    for line in lines {
+        let field = field(line, section)?;
+        // "If a decompressed field section contains multiple cookie field lines, these MUST be
+        // concatenated into a single byte string using the two-byte delimiter of 0x3b, 0x20
+        // (...) before being passed into (...) a generic HTTP server application." (RFC 9114
+        // §4.2.1)
+        if field.name == "cookie"
+            && let Some(cookie) = fields.iter_mut().find(|earlier| earlier.name == "cookie")
+        {
+            cookie.value.extend_from_slice(b"; ");
+            cookie.value.extend_from_slice(&field.value);
+        } else {
+            fields.push(field);
+        }
+    }
+    Ok(fields)
 }
 
 fn field(line: &Line, section: Section) -> Result<Field, Malformed> {
     let (name, value) = (line.name.as_ref(), line.value.as_ref());
-    // "Characters in field names MUST be converted to lowercase prior to their encoding. A
+    // "characters in field names MUST be converted to lowercase prior to their encoding. A
     // request or response containing uppercase characters in field names MUST be treated as
     // malformed." (RFC 9114 §4.2); a colon, as of a late pseudo-header, is no token character.
     if !is_token(name) || name.iter().any(u8::is_ascii_uppercase) {
@@ -153,8 +169,9 @@ fn field(line: &Line, section: Section) -> Result<Field, Malformed> {
     }
 }
 
-/// ":authority and Host, if both are present, MUST contain the same value"; "neither may be
-/// empty" (RFC 9114 §4.3.1). Host stands in for a missing :authority.
+/// "the request MUST contain either an ":authority" pseudo-header field or a "Host" header field. If
+/// these fields are present, they MUST NOT be empty. If both fields are present, they MUST contain
+/// the same value." (RFC 9114 §4.3.1) A classic CONNECT has an :authority in any case (§4.4).
 fn authority(head: &mut RequestHead) -> Result<(), Malformed> {
     let mut hosts = head.fields.iter().filter(|field| field.name == "host");
     let host = hosts.next().map(|field| field.value.clone());
@@ -166,7 +183,7 @@ fn authority(head: &mut RequestHead) -> Result<(), Malformed> {
         (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(&host) => {
             Err(Malformed(":authority and host differ"))
         }
-        (None, Some(host)) => {
+        (None, Some(host)) if head.method != "CONNECT" || head.protocol.is_some() => {
             head.authority = Some(text(&host));
             Ok(())
         }
@@ -174,8 +191,8 @@ fn authority(head: &mut RequestHead) -> Result<(), Malformed> {
     }
 }
 
-/// "The :scheme and :path pseudo-header fields are omitted. The :authority pseudo-header field
-/// contains the host and port to connect to" (RFC 9114 §4.4).
+/// "The ":scheme" and ":path" pseudo-header fields are omitted", "The ":authority" pseudo-header
+/// field contains the host and port to connect to" (RFC 9114 §4.4).
 fn classic_connect(head: &RequestHead) -> Result<(), Malformed> {
     if head.scheme.is_some() || head.path.is_some() {
         return Err(Malformed("CONNECT with :scheme or :path"));
@@ -196,8 +213,8 @@ fn target(head: &RequestHead) -> Result<(), Malformed> {
     let path = head.path.as_deref().ok_or(Malformed("no :path"))?;
     let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
     match &head.authority {
-        // "MUST NOT include the deprecated userinfo subcomponent for URIs of scheme "http" or
-        // "https"" (RFC 9114 §4.3.1)
+        // "The authority MUST NOT include the deprecated "userinfo" subcomponent for URIs of scheme
+        // "http" or "https"." (RFC 9114 §4.3.1)
         Some(authority) if is_http && authority.contains('@') => {
             Err(Malformed("userinfo in :authority"))
         }

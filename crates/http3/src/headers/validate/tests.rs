@@ -56,6 +56,14 @@ fn valid_requests() {
     )
     .unwrap();
     edit(&GET, ":method", &[(":method", "OPTIONS")]).unwrap();
+    let head = edit(
+        &GET,
+        "",
+        &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")],
+    )
+    .unwrap();
+    assert_eq!(head.values("cookie").collect::<Vec<_>>(), [b"a=1; b=2"]);
+    assert_eq!(head.fields.len(), 2);
     let head = edit(&GET, ":authority", &[("host", "b.example")]).unwrap();
     assert_eq!(head.authority.as_deref(), Some("b.example"));
     edit(&GET, "", &[("host", "A.example")]).unwrap();
@@ -126,6 +134,7 @@ fn n15_classic_connect() {
     assert!(edit(&CONNECT, "", &[(":scheme", "https")]).is_err());
     assert!(edit(&CONNECT, "", &[(":path", "/")]).is_err());
     assert!(edit(&CONNECT, ":authority", &[]).is_err());
+    assert!(edit(&CONNECT, ":authority", &[("host", "a.example:443")]).is_err());
     for target in [
         "a", "a:", ":1", "a:0", "a:65536", "a:+1", "::1:443", "[]:1", "u@a:1", "a:1/",
     ] {
