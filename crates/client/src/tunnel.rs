@@ -34,6 +34,9 @@ use crate::{AttachConfig, AttachError, Phase, config::Plan, drops::Tally};
 /// Packets that came in capsules and wait for [`Tunnel::poll_packet`]; more are dropped.
 const CAPSULE_PACKETS_MAX: usize = 64;
 
+/// The longest super-packet, and what its packets cost besides.
+const SUPER_PACKET_BYTES: usize = 72 * 1024;
+
 /// An attachment without sockets, devices, clock or resolver.
 ///
 /// One thread drives it. [`start`](Self::start) begins; then a turn is:
@@ -67,6 +70,7 @@ pub struct Tunnel {
     errors: ErrorBudget,
     tally: Tally,
     reconnects: u64,
+    dials: u64,
     epoch: Instant,
     now: Instant,
 }
@@ -103,6 +107,7 @@ impl Tunnel {
             errors: ErrorBudget::new(now),
             tally: Tally::default(),
             reconnects: 0,
+            dials: 0,
             epoch: now,
             now,
         })
@@ -273,6 +278,34 @@ impl Tunnel {
         self.machine.rtt(self.open.as_ref()?.conn)
     }
 
+    /// Whether an address is assigned by the open tunnel.
+    pub fn is_assigned(&self, address: IpAddr) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| open.guard.is_assigned(address))
+    }
+
+    /// Whether the connection's queue takes a whole super-packet now. Without a tunnel there is
+    /// room: what comes is dropped and counted.
+    pub fn has_room(&mut self) -> bool {
+        let Some(open) = &self.open else { return true };
+        let (queued, limit) = self.machine.datagram_queue(open.conn).unwrap_or_default();
+        queued == 0 || queued + SUPER_PACKET_BYTES <= limit
+    }
+
+    /// How many connections were begun so far.
+    pub fn dials(&self) -> u64 {
+        self.dials
+    }
+
+    /// Where connections are being made to that were not answered yet.
+    pub fn unanswered(&self) -> Vec<SocketAddr> {
+        let unanswered = self
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.is_unanswered());
+        unanswered.map(|attempt| attempt.remote).collect()
+    }
+
     /// How often the tunnel was opened again.
     pub fn reconnects(&self) -> u64 {
         self.reconnects
@@ -330,3 +363,9 @@ fn millis(epoch: Instant, now: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests;
+
+/// The small gateway, for tests elsewhere.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::tests::gateway::{Behaviour, Gateway, Site};
+}

@@ -286,7 +286,10 @@ impl Tunnel {
             .machine
             .connect_over(self.now, to, host, quic, self.plan.path_floor)
         {
-            Ok(conn) => self.attempts.push(Attempt::new(conn, to, self.now)),
+            Ok(conn) => {
+                self.dials += 1;
+                self.attempts.push(Attempt::new(conn, to, self.now));
+            }
             Err(error) => self.dialer.failed(AttachError::Config {
                 reason: error.to_string(),
             }),

@@ -9,6 +9,7 @@ use masque_transport::{ConnId, Machine};
 
 use super::{
     attempt::{self, Configured},
+    canonical,
     event::{Assignment, ROUTE_PREFIXES_MAX},
     liveness::Liveness,
 };
@@ -97,7 +98,7 @@ impl Open {
                 .collect(),
             routes: attempt::prefixes(self.session.routes(), ROUTE_PREFIXES_MAX),
             mtu_bytes: self.mtu_bytes(),
-            remote: self.remote,
+            remote: canonical(self.remote),
         }
     }
 

@@ -157,7 +157,7 @@ impl Tunnel {
 
     /// The next packet from the gateway that may be delivered.
     pub fn poll_packet(&mut self) -> Option<ReceivedPacket> {
-        if let Some(packet) = self.capsule_packets.pop_front() {
+        while let Some(packet) = self.capsule_packets.pop_front() {
             if let Some(received) = self.receive(packet) {
                 return Some(received);
             }

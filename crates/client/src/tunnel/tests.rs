@@ -1,6 +1,6 @@
 //! Whole attachments against a small gateway, in virtual time.
 
-mod gateway;
+pub(super) mod gateway;
 mod reconnect;
 mod refusals;
 mod world;

@@ -12,15 +12,13 @@ fn connected(world: &World) -> bool {
 }
 
 fn downs(world: &World) -> Vec<&AttachError> {
-    let down = |event| match event {
-        &TunnelEvent::Down { ref error, .. } => Some(error),
-        _ => None,
-    };
-    world
-        .events
-        .iter()
-        .filter_map(|(_, event)| down(event))
-        .collect()
+    let mut errors = Vec::new();
+    for (_, event) in &world.events {
+        if let TunnelEvent::Down { error, .. } = event {
+            errors.push(error);
+        }
+    }
+    errors
 }
 
 fn talk(world: &mut World, times: usize, pause: Duration) {

@@ -1,0 +1,465 @@
+//! The thread of an attachment: one UDP socket, one device, one [`Tunnel`](crate::Tunnel).
+//!
+//! It runs to completion like a gateway's shard: what the socket has, what the device has, what is
+//! to be sent, then sleep. No channel and no lock lies on a packet's way through a TUN device, and
+//! nothing is allocated per packet.
+
+mod channel;
+mod device;
+mod handle;
+mod socket;
+mod watch;
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use masque_packet::icmp::MAX_ERROR_BYTES;
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+pub(crate) use channel::channel;
+pub use channel::{CHANNEL_PACKETS, PacketReceiver, PacketSender, ReceiveError, SendError};
+pub(crate) use device::{Device, TunPort};
+pub use handle::{Handle, PingError, Pong};
+
+use self::{
+    device::write_own,
+    handle::{Command, Shared},
+    socket::{GatewaySocket, local_reason},
+    watch::{NetworkWatch, SleepWatch, source_towards},
+};
+use crate::{AttachConfig, AttachError, DropReason, Status, Tunnel, TunnelEvent};
+
+/// Packets or super-packets taken from the device in one turn.
+const DEVICE_BUDGET: usize = 64;
+/// Packets delivered in one turn: what one batch of the socket holds, and more.
+const DELIVER_BUDGET: usize = 1024;
+/// The longest sleep: a clock that was set or a sleeping machine is noticed by then.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// How long the goodbye may take.
+const GOODBYE_MAX: Duration = Duration::from_millis(250);
+/// Between two reactions to the network's notifications while there is no tunnel.
+const HURRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What is told of events; called on the attachment's thread, so it must not block for long.
+pub type Observer = Box<dyn FnMut(&TunnelEvent) + Send>;
+
+/// One attachment.
+pub(crate) struct Driver<D> {
+    tunnel: Tunnel,
+    socket: GatewaySocket,
+    device: D,
+    shared: Arc<Shared>,
+    observer: Observer,
+    network: Option<NetworkWatch>,
+    sleep: SleepWatch,
+    pings: Vec<Waiting>,
+    next_token: u64,
+    /// Where the present tunnel, or the last dial, leads.
+    remote: Option<SocketAddr>,
+    source: Option<IpAddr>,
+    since: Option<SystemTime>,
+    reason: Option<AttachError>,
+    status: Status,
+    dials_checked: u64,
+    hurried: Instant,
+    closed: Option<Option<AttachError>>,
+}
+
+struct Waiting {
+    token: u64,
+    timeout: Duration,
+    reply: mpsc::SyncSender<Result<Pong, PingError>>,
+}
+
+impl<D: Device> Driver<D> {
+    pub(crate) fn new(
+        config: &AttachConfig,
+        device: D,
+        observer: Observer,
+    ) -> Result<Self, AttachError> {
+        let now = Instant::now();
+        let mut seed = [0; 32];
+        SystemRandom::new()
+            .fill(&mut seed)
+            .map_err(|_| AttachError::Local {
+                reason: "the system gives no random numbers".to_owned(),
+            })?;
+        let mut tunnel = Tunnel::new(config, seed, now)?;
+        let socket = GatewaySocket::open()?;
+        tunnel.set_map_v4(socket.is_dual_stack());
+        let network = NetworkWatch::open();
+        if let Err(error) = &network {
+            tracing::debug!(%error, "changes of the network will be noticed by timeouts only");
+        }
+        let status = Status {
+            transport: "h3".to_owned(),
+            gateway: config.gateway.to_string(),
+            ..Status::default()
+        };
+        Ok(Self {
+            tunnel,
+            socket,
+            device,
+            shared: Shared::new(status.clone())?,
+            observer,
+            network: network.ok(),
+            sleep: SleepWatch::default(),
+            pings: Vec::new(),
+            next_token: 0,
+            remote: None,
+            source: None,
+            since: None,
+            reason: None,
+            status,
+            dials_checked: 0,
+            hurried: now,
+            closed: None,
+        })
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        Handle::new(&self.shared)
+    }
+
+    /// Goes on until the attachment is over; the reason unless it was stopped.
+    pub(crate) fn run(mut self) -> Option<AttachError> {
+        self.tunnel.start(Instant::now());
+        loop {
+            let more = self.turn();
+            if let Some(reason) = self.closed.take() {
+                self.say_goodbye();
+                self.fill_status();
+                self.shared.set_last(self.status.clone());
+                return reason;
+            }
+            if !more {
+                self.wait();
+            }
+        }
+    }
+
+    /// One turn; whether another is due at once.
+    fn turn(&mut self) -> bool {
+        let now = Instant::now();
+        if self.sleep.take() {
+            tracing::info!("this machine slept");
+            self.tunnel.network_changed(now);
+        }
+        self.obey(now);
+        self.socket.take_errors(|about, reason| {
+            self.tunnel.handle_unreachable(now, about, reason);
+        });
+        let received = self.socket.receive(self.tunnel.machine(), now);
+        self.tunnel.handle_timeouts(now);
+        self.check_network(now);
+        self.check_dials(now);
+        self.tell();
+        let delivered = self.deliver();
+        let read = self.read_device();
+        let sent = self.socket.send(self.tunnel.machine(), now);
+        received.more || delivered || read || sent.more
+    }
+
+    fn obey(&mut self, now: Instant) {
+        for command in self.shared.take() {
+            match command {
+                Command::Stop => self.tunnel.stop(now),
+                Command::Status(reply) => {
+                    self.fill_status();
+                    // Whoever asked may have gone.
+                    let _ = reply.try_send(self.status.clone());
+                }
+                Command::Resolved(result) => self.tunnel.resolved(now, result),
+                Command::Ping {
+                    address,
+                    size_bytes,
+                    timeout,
+                    reply,
+                } => {
+                    self.next_token += 1;
+                    let token = self.next_token;
+                    match self.tunnel.ping(token, address, size_bytes, timeout) {
+                        Ok(()) => self.pings.push(Waiting {
+                            token,
+                            timeout,
+                            reply,
+                        }),
+                        Err(reason) => {
+                            let _ = reply.try_send(Err(PingError::NotSent(reason)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// After a notification: is the way to the gateway another one?
+    fn check_network(&mut self, now: Instant) {
+        if !self.network.as_ref().is_some_and(NetworkWatch::take) {
+            return;
+        }
+        let source = self.remote.and_then(|remote| source_towards(remote).ok());
+        let moved = source.is_some() && source != self.source;
+        if moved && self.tunnel.assignment().is_some() {
+            // An address of the tunnel itself would lead it into itself.
+            if source.is_some_and(|source| self.tunnel.is_assigned(source)) {
+                return;
+            }
+            tracing::info!(?source, "the way to the gateway changed");
+            self.source = source;
+            self.tunnel.network_changed(now);
+        } else if self.tunnel.assignment().is_none() && now >= self.hurried + HURRY_EVERY {
+            self.hurried = now;
+            self.tunnel.network_changed(now);
+        }
+    }
+
+    /// A dial for which this machine has no route fails at once, not after a timeout.
+    fn check_dials(&mut self, now: Instant) {
+        if self.tunnel.dials() == self.dials_checked {
+            return;
+        }
+        self.dials_checked = self.tunnel.dials();
+        for remote in self.tunnel.unanswered() {
+            let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+            self.remote = Some(remote);
+            match source_towards(remote) {
+                Ok(source) => self.source = Some(source),
+                Err(error) => {
+                    self.tunnel
+                        .handle_unreachable(now, remote, local_reason(&error));
+                }
+            }
+        }
+    }
+
+    /// Tells the observer, answers pings, starts look-ups.
+    fn tell(&mut self) {
+        while let Some(event) = self.tunnel.poll_event() {
+            match &event {
+                TunnelEvent::Resolve { host, port } => self.resolve(host.clone(), *port),
+                TunnelEvent::Pong { token, from, rtt } => {
+                    self.answer_ping(*token, |_| {
+                        Ok(Pong {
+                            from: *from,
+                            rtt: *rtt,
+                        })
+                    });
+                }
+                TunnelEvent::PingTimeout { token } => {
+                    self.answer_ping(*token, |timeout| Err(PingError::Timeout(timeout)));
+                }
+                TunnelEvent::Up(assignment) => {
+                    self.since = Some(SystemTime::now());
+                    self.remote = Some(assignment.remote);
+                    self.source = source_towards(assignment.remote).ok();
+                    self.reason = None;
+                }
+                TunnelEvent::Down { error, .. } => self.reason = Some(error.clone()),
+                TunnelEvent::Closed(reason) => {
+                    self.reason.clone_from(reason);
+                    self.closed = Some(reason.clone());
+                }
+                TunnelEvent::Stage(stage) => self.status.stage = Some(*stage),
+                TunnelEvent::Changed(_) | TunnelEvent::Mtu(_) | TunnelEvent::Draining => {}
+            }
+            (self.observer)(&event);
+        }
+    }
+
+    fn answer_ping(
+        &mut self,
+        token: u64,
+        answer: impl FnOnce(Duration) -> Result<Pong, PingError>,
+    ) {
+        if let Some(at) = self.pings.iter().position(|waiting| waiting.token == token) {
+            let Waiting { timeout, reply, .. } = self.pings.swap_remove(at);
+            let _ = reply.try_send(answer(timeout));
+        }
+    }
+
+    /// The system's resolver blocks, so it has a thread of its own for each look-up; the tunnel
+    /// asks for one at a time.
+    fn resolve(&self, host: String, port: u16) {
+        let shared = Arc::clone(&self.shared);
+        let spawned = thread::Builder::new()
+            .name("resolver".into())
+            .spawn(move || {
+                let found = (host.as_str(), port).to_socket_addrs();
+                let result = found
+                    .map(|addresses| addresses.map(|address| address.ip()).collect())
+                    .map_err(|error| error.to_string());
+                shared.push(Command::Resolved(result));
+            });
+        if let Err(error) = spawned {
+            self.shared.push(Command::Resolved(Err(error.to_string())));
+        }
+    }
+
+    /// Packets from the gateway to the device; whether there may be more.
+    fn deliver(&mut self) -> bool {
+        let mut more = true;
+        for _ in 0..DELIVER_BUDGET {
+            let Some(received) = self.tunnel.poll_packet() else {
+                more = false;
+                break;
+            };
+            let (packet, header) = (&received.packet, &received.header);
+            let tunnel = &self.tunnel;
+            let taken = self.device.write(packet, header, |packet| {
+                tunnel.clamp_received(packet, header)
+            });
+            if !taken {
+                self.tunnel.tally().dropped(DropReason::ReceiveDeviceFull);
+            }
+        }
+        self.flush_device();
+        more
+    }
+
+    fn flush_device(&mut self) {
+        for _ in 0..self.device.flush() {
+            self.tunnel.tally().dropped(DropReason::ReceiveDeviceError);
+        }
+    }
+
+    /// Packets from the device to the gateway; whether there may be more. While the connection's
+    /// queue has no room for a super-packet, packets wait in the device: its senders feel that,
+    /// instead of a loss.
+    fn read_device(&mut self) -> bool {
+        let mut reply = [0; MAX_ERROR_BYTES];
+        let mut answered = false;
+        let mut more = true;
+        for _ in 0..DEVICE_BUDGET {
+            if !self.tunnel.has_room() {
+                more = false;
+                break;
+            }
+            let (packet, gso) = match self.device.read() {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    more = false;
+                    break;
+                }
+                Err(reason) => {
+                    self.closed = Some(Some(AttachError::Local {
+                        reason: format!("the device is gone: {reason}"),
+                    }));
+                    return false;
+                }
+            };
+            if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
+                answered |= write_own(&mut self.device, &reply[..length]);
+            }
+        }
+        if answered {
+            self.flush_device();
+        }
+        more
+    }
+
+    /// Sleeps until something is to be done.
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let (due, socket_events) = if self.socket.is_blocked() {
+            (
+                self.tunnel.next_timer(),
+                PollFlags::POLLIN | PollFlags::POLLOUT,
+            )
+        } else {
+            (self.tunnel.next_deadline(), PollFlags::POLLIN)
+        };
+        let sleep = due
+            .map_or(SLEEP_MAX, |due| due.saturating_duration_since(now))
+            .min(SLEEP_MAX);
+        if sleep.is_zero() {
+            return;
+        }
+        let socket = self.socket.as_fd();
+        let wake = self.shared.wake_fd().as_fd();
+        let mut fds = [
+            PollFd::new(socket, socket_events),
+            read_of(wake),
+            read_of(wake),
+            read_of(wake),
+        ];
+        let mut count = 2;
+        if self.tunnel.has_room() {
+            fds[count] = read_of(self.device.fd());
+            count += 1;
+        }
+        if let Some(network) = &self.network {
+            fds[count] = read_of(network.as_fd());
+            count += 1;
+        }
+        // Interrupted or not, the next turn looks at everything.
+        let _ = ppoll(&mut fds[..count], Some(TimeSpec::from(sleep)), None);
+    }
+
+    /// The close goes out, so that the gateway need not wait for a timeout.
+    fn say_goodbye(&mut self) {
+        self.tunnel.stop(Instant::now());
+        let deadline = Instant::now() + GOODBYE_MAX;
+        while Instant::now() < deadline {
+            let moved = self.socket.send(self.tunnel.machine(), Instant::now());
+            if !moved.more && !self.socket.is_blocked() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn fill_status(&mut self) {
+        let assignment = self.tunnel.assignment();
+        let connected = assignment.is_some();
+        let status = &mut self.status;
+        status.phase = self.tunnel.phase();
+        status.remote = self.remote;
+        let port = self.socket.port();
+        status.local = self
+            .source
+            .map(|ip| SocketAddr::new(ip.to_canonical(), port));
+        status.reason = self
+            .reason
+            .as_ref()
+            .filter(|_| !connected)
+            .map(ToString::to_string);
+        status.advice = self
+            .reason
+            .as_ref()
+            .filter(|_| !connected)
+            .map(AttachError::advice);
+        match assignment {
+            Some(assignment) => {
+                status.addresses = assignment.addresses;
+                status.routes = assignment.routes;
+                status.mtu_bytes = assignment.mtu_bytes;
+            }
+            // The addresses stay: they are what the tunnel had, and most likely will have.
+            None => status.mtu_bytes = 0,
+        }
+        let rtt = self.tunnel.rtt().unwrap_or_default();
+        status.rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        let since = self.since.filter(|_| connected);
+        let unix = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        status.since_unix_s = unix.map(|unix| unix.as_secs());
+        status.reconnects = self.tunnel.reconnects();
+        status.counters = self.tunnel.counters();
+    }
+}
+
+fn read_of(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+#[cfg(test)]
+mod tests;
