@@ -53,7 +53,6 @@ use crate::{Cidr, ConnectorRef, Ip, VpcRef};
         json_path = r#".status.conditions[?(@.type=="Ready")].message"#
     )
 )]
-#[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectorAttachmentSpec {
     /// The connector, in the same namespace. Immutable.

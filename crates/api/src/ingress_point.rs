@@ -79,7 +79,6 @@ pub use status::{AttachmentCounts, Endpoint, PoolUsage, SnapshotStatus, VPCIngre
         json_path = r#".status.conditions[?(@.type=="Ready")].message"#
     )
 )]
-#[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))")

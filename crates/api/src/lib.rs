@@ -8,6 +8,10 @@
     unreachable_pub,
     reason = "derive(KubeSchema) copies each type, with its visibility, into a function"
 )]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "several printer columns of one type are no duplicates"
+)]
 
 mod attachment;
 mod condition;

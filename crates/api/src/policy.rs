@@ -47,7 +47,6 @@ pub use protocol::{PROTOCOL_PATTERN, PortProtocol, ProtocolName};
         json_path = r#".status.ancestors[0].conditions[?(@.type=="Accepted")].message"#
     )
 )]
-#[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct VPCAccessPolicySpec {
     /// What the policy is about: ingress points (all their attachments) or single attachments.

@@ -48,14 +48,6 @@ impl JsonSchema for PortProtocol {
             "pattern": PROTOCOL_PATTERN,
             "minimum": 0,
             "maximum": 255,
-            "x-kubernetes-validations": [
-                {
-                    "rule": "type(self) == int ? self >= 0 && self <= 255 \
-                             : self in ['TCP', 'UDP', 'SCTP', 'ICMP', 'Any']",
-                    "message": "must be TCP, UDP, SCTP, ICMP, Any, or a protocol number 0..255",
-                    "reason": "FieldValueInvalid",
-                },
-            ],
         })
     }
 }

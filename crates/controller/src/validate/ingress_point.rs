@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use masque_api::{
-    AuthMethod, BridgeMode as ApiBridgeMode, Reason, VPCIngressPoint, VPCIngressPointSpec,
+    AuthMethod, BridgeMode as ApiBridgeMode, Reason, ServiceType, VPCIngressPoint,
+    VPCIngressPointSpec,
 };
 use masque_model::{AddressPool, AuthMethods, BridgeMode, ObjectName, SessionLimits, Snapshot};
 
@@ -44,6 +45,7 @@ pub(crate) fn ingress_point(
     let fabric = fabric::fabric(&spec.fabric, &routes, report);
     bridge(spec, report);
     pods(spec, report);
+    service(spec, report);
     let mtu_bytes = spec.mtu;
     if mtu_bytes.is_some_and(|mtu| !(1280..=9216).contains(&mtu)) {
         report.invalid(
@@ -176,6 +178,14 @@ fn pods(spec: &VPCIngressPointSpec, report: &mut Report<'_>) {
     {
         let message = "minReplicas is more than maxReplicas";
         report.invalid("spec.autoscaling.minReplicas", message, "swap them");
+    }
+}
+
+fn service(spec: &VPCIngressPointSpec, report: &mut Report<'_>) {
+    let Some(service) = &spec.service else { return };
+    if service.load_balancer_class.is_some() && service.type_ != ServiceType::LoadBalancer {
+        let message = "loadBalancerClass belongs to type LoadBalancer";
+        report.invalid("spec.service.loadBalancerClass", message, "remove it");
     }
 }
 

@@ -25,103 +25,42 @@ fn host_bits_are_named_with_the_prefix_that_was_meant() {
     );
 }
 
+/// Changes to a good ingress point, and what is said about them.
+const CASES: &str = r#"
+{cidr: 10.1.100.0/24} => {cidr: 10.1.100.0} => write 10.1.100.0/32 for one address
+{cidr: 10.1.100.0/24} => {cidr: 224.0.0.0/24} => begins with a multicast address
+{cidr: 10.1.100.0/24} => {cidr: '::ffff:10.0.0.0/112'} => is IPv4 in IPv6 form
+[{cidr: 10.1.100.0/24}] => [{cidr: 10.1.100.0/24}, {cidr: 10.1.100.128/25}] => spec.addressPools[1].cidr: 10.1.100.128/25 overlaps the pool 10.1.100.0/24
+{cidr: 10.1.100.0/24} => {cidr: 10.1.100.0/24, reserved: [10.1.101.0/28]} => spec.addressPools[0].reserved[0]: 10.1.101.0/28 is not inside 10.1.100.0/24
+port: 4433 => port: 4433, protocol: HTTP2 => HTTP2 is not built into this version; write HTTP3
+port: 4433 => port: 4433, pathTemplates: ['/{x}'] => {x} is not expected
+port: 4433 => port: 4433, tls: {clientCARefs: [{name: ca}]} => client certificates are recognized by their key
+{name: public, port: 4433} => {name: public, port: 4433}, {name: other, port: 4433} => spec.listeners[1].port: port 4433 belongs to the listener public
+provider: Static => provider: Galactic => the provider Galactic is not built
+'fd00:0:1:3:e001::' => 10.0.0.1 => spec.fabric.static.localSID: 10.0.0.1 is not IPv6
+'fd00:0:1:3:e001::' => 'ff02::1' => is a multicast address
+fd00:0:1:3::1 => 'fd00:0:1:3::1/64' => write fd00:0:1:3::1 without the length
+'fd00:0:1:1:e001::' => 'fd00:0:1:3:e001::' => is this gateway's own SID
+sourceAddress => localSIDIPv4: 'fd00:0:1:3:e001::', sourceAddress => spec.fabric.static.localSIDIPv4: the same SID as localSID
+spec: => spec:|  bridge: {mode: XDP} => XDP is not built
+spec: => spec:|  authentication: {methods: [Bearer]} => spec.authentication.methods[0]: Bearer is not built
+spec: => spec:|  attachmentSelector: {matchExpressions: [{key: a, operator: is}]} => "is" is no operator
+spec: => spec:|  replicas: 1|  autoscaling: {maxReplicas: 2} => replicas and autoscaling exclude each other
+spec: => spec:|  autoscaling: {minReplicas: 3, maxReplicas: 2} => minReplicas is more than maxReplicas
+spec: => spec:|  service: {type: NodePort, loadBalancerClass: x} => loadBalancerClass belongs to type LoadBalancer
+"#;
+
 #[test]
 fn fields_of_an_ingress_point() {
-    let cases = [
-        (
-            "{cidr: 10.1.100.0/24}",
-            "{cidr: 10.1.100.0}",
-            "write 10.1.100.0/32 for one address",
-        ),
-        (
-            "{cidr: 10.1.100.0/24}",
-            "{cidr: 224.0.0.0/24}",
-            "begins with a multicast address",
-        ),
-        (
-            "{cidr: 10.1.100.0/24}",
-            "{cidr: '::ffff:10.0.0.0/112'}",
-            "is IPv4 in IPv6 form",
-        ),
-        (
-            "[{cidr: 10.1.100.0/24}]",
-            "[{cidr: 10.1.100.0/24}, {cidr: 10.1.100.128/25}]",
-            "spec.addressPools[1].cidr: 10.1.100.128/25 overlaps the pool 10.1.100.0/24",
-        ),
-        (
-            "{cidr: 10.1.100.0/24}",
-            "{cidr: 10.1.100.0/24, reserved: [10.1.101.0/28]}",
-            "spec.addressPools[0].reserved[0]: 10.1.101.0/28 is not inside 10.1.100.0/24",
-        ),
-        (
-            "port: 4433",
-            "port: 4433, protocol: HTTP2",
-            "HTTP2 is not built into this version",
-        ),
-        (
-            "port: 4433",
-            "port: 4433, pathTemplates: ['/{x}']",
-            "{x} is not expected",
-        ),
-        (
-            "port: 4433",
-            "port: 4433, tls: {clientCARefs: [{name: ca}]}",
-            "client certificates are recognized by their key",
-        ),
-        (
-            "{name: public, port: 4433}",
-            "{name: public, port: 4433}, {name: other, port: 4433}",
-            "spec.listeners[1].port: port 4433 belongs to the listener public",
-        ),
-        (
-            "provider: Static",
-            "provider: Galactic",
-            "the provider Galactic is not built",
-        ),
-        (
-            "'fd00:0:1:3:e001::'",
-            "10.0.0.1",
-            "spec.fabric.static.localSID: 10.0.0.1 is not IPv6",
-        ),
-        ("'fd00:0:1:3:e001::'", "'ff02::1'", "is a multicast address"),
-        (
-            "fd00:0:1:3::1",
-            "'fd00:0:1:3::1/64'",
-            "write fd00:0:1:3::1 without the length",
-        ),
-        (
-            "'fd00:0:1:1:e001::'",
-            "'fd00:0:1:3:e001::'",
-            "is this gateway's own SID",
-        ),
-        (
-            "  routes: [10.1",
-            "  mtu: 9000\n  bridge: {mode: XDP}\n  routes: [10.1",
-            "XDP is not built",
-        ),
-        (
-            "  routes: [10.1",
-            "  authentication: {methods: [Bearer]}\n  routes: [10.1",
-            "spec.authentication.methods[0]: Bearer is not built",
-        ),
-        (
-            "  routes: [10.1",
-            "  attachmentSelector: {matchExpressions: [{key: a, operator: is}]}\n  routes: [10.1",
-            "\"is\" is no operator",
-        ),
-        (
-            "  routes: [10.1",
-            "  replicas: 1\n  autoscaling: {maxReplicas: 2}\n  routes: [10.1",
-            "replicas and autoscaling exclude each other",
-        ),
-        (
-            "sourceAddress",
-            "localSIDIPv4: 'fd00:0:1:3:e001::'\n      sourceAddress",
-            "spec.fabric.static.localSIDIPv4: the same SID as localSID",
-        ),
-    ];
-    for (from, to, message) in cases {
-        let text = changed(from, to);
+    for line in CASES.lines().filter(|line| !line.is_empty()) {
+        let [from, to, message] = *line.split(" => ").collect::<Vec<_>>() else {
+            panic!("{line}")
+        };
+        // A bar is a line break; a comma between fields of the block `static` as well.
+        let to = to
+            .replace('|', "\n")
+            .replace(", sourceAddress", "\n      sourceAddress");
+        let text = changed(from, &to);
         let problem = problem(&text);
         assert!(problem.contains(message), "{to}: {problem}");
         assert_eq!(compiled(&text).snapshots, [], "{to}");

@@ -1,11 +1,13 @@
 //! Whatever is done to good manifests, the outcome is objects and problems.
 
-use std::{fmt::Write, time::Instant};
+use std::{fmt::Write, sync::LazyLock, time::Instant};
 
+use kube::core::cel::{Validator, apply_defaults};
 use proptest::prelude::*;
+use serde::Serialize;
 
 use super::*;
-use crate::{Options, compile};
+use crate::{Compiled, Options, Sourced, compile};
 
 const EXAMPLES: [&str; 5] = [
     include_str!("../../../../../examples/standalone/attachments.yaml"),
@@ -156,6 +158,83 @@ proptest! {
     fn a_text_that_is_not_ours_is_a_problem_or_nothing(text in "\\PC{0,200}") {
         let manifests = parse(&[file("a.yaml", &text)]);
         prop_assert!(manifests.resources.ingress_points.is_empty());
+    }
+}
+
+/// What the API server's rules say of the objects that nothing is wrong with here.
+fn refused_by_the_api_server(manifests: &Manifests, compiled: &Compiled) -> Vec<String> {
+    let resources = &manifests.resources;
+    let objects = [
+        json_of(&resources.ingress_points),
+        json_of(&resources.attachments),
+        json_of(&resources.policies),
+    ];
+    let wrong: Vec<_> = compiled
+        .problems
+        .iter()
+        .filter(|problem| problem.is_error())
+        .filter_map(|problem| problem.object.clone())
+        .collect();
+    let mut refusals = Vec::new();
+    for (name, object) in objects.into_iter().flatten() {
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        if wrong
+            .iter()
+            .any(|wrong| wrong.kind == kind && wrong.name == name)
+        {
+            continue;
+        }
+        let crd = CRDS.iter().find(|(known, _)| *known == kind);
+        let schema = &crd.unwrap().1;
+        let object = apply_defaults(schema, &object);
+        if let Err(errors) = Validator::new().validate(schema, &object, None) {
+            refusals.push(format!("{kind} {name}: {errors}"));
+        }
+    }
+    refusals
+}
+
+fn json_of<T: Serialize + kube::Resource>(
+    objects: &[Sourced<T>],
+) -> Vec<(ObjectName, serde_json::Value)> {
+    let json = |sourced: &Sourced<T>| serde_json::to_value(&sourced.object).unwrap();
+    objects
+        .iter()
+        .map(|sourced| (sourced.name(), json(sourced)))
+        .collect()
+}
+
+/// The schema of each kind.
+static CRDS: LazyLock<Vec<(String, serde_json::Value)>> = LazyLock::new(|| {
+    let crds = masque_api::crds().into_iter();
+    crds.map(|mut crd| {
+        let schema = crd
+            .spec
+            .versions
+            .remove(0)
+            .schema
+            .unwrap()
+            .open_api_v3_schema;
+        (crd.spec.names.kind, serde_json::to_value(schema).unwrap())
+    })
+    .collect()
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn what_is_accepted_here_an_api_server_accepts(
+        edits in prop::collection::vec(edit(), 0..4),
+        which in 0..5_usize,
+    ) {
+        let mut text = EXAMPLES[which].to_owned();
+        for edit in &edits {
+            text = apply(&text, edit);
+        }
+        let manifests = parse(&[file("a.yaml", &text)]);
+        let compiled = compile(&manifests.resources, NOW, &Options::standalone(), &[]);
+        prop_assert_eq!(refused_by_the_api_server(&manifests, &compiled), [""; 0]);
     }
 }
 
