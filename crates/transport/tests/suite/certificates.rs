@@ -13,6 +13,7 @@ use rustls_pki_types::UnixTime;
 pub(crate) const SERVER_NAME: &str = "gateway.test";
 
 /// A self-signed server and who trusts it.
+#[derive(Clone)]
 pub(crate) struct TestTls {
     pub(crate) chain_pem: String,
     pub(crate) key_pem: String,
@@ -33,10 +34,15 @@ impl TestTls {
     }
 
     pub(crate) fn server(&self) -> Arc<quinn_proto::ServerConfig> {
+        self.server_at(UnixTime::now())
+    }
+
+    /// The server, if it believes it is `now`.
+    pub(crate) fn server_at(&self, now: UnixTime) -> Arc<quinn_proto::ServerConfig> {
         let certificate = ServerCertificate::from_pem(
             self.chain_pem.as_bytes(),
             self.key_pem.as_bytes(),
-            UnixTime::now(),
+            now,
             "test",
         );
         let certificates = CertificateStore::new(vec![certificate.unwrap()]).unwrap();

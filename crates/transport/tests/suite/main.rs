@@ -15,4 +15,5 @@ mod path;
 mod queues;
 mod sockets;
 mod speed;
+mod tls;
 mod tunnel;

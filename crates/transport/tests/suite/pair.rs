@@ -57,6 +57,16 @@ pub(crate) struct Seen {
     pub(crate) datagrams: Vec<(ConnId, StreamId, Bytes)>,
 }
 
+impl Seen {
+    /// The connection that was opened last.
+    pub(crate) fn connected(&self) -> Option<ConnId> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::Connected { conn } => Some(*conn),
+            _ => None,
+        })
+    }
+}
+
 pub(crate) struct Pair {
     pub(crate) now: Instant,
     pub(crate) link: Link,
