@@ -59,6 +59,7 @@ struct Stats {
     written_supers: AtomicUsize,
     longest_plain_bytes: AtomicUsize,
     refused: AtomicUsize,
+    full: AtomicUsize,
     kinds: Mutex<BTreeSet<String>>,
     queues: Mutex<BTreeSet<usize>>,
 }
@@ -67,6 +68,7 @@ struct Wire {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     stats: [Arc<Stats>; 2],
+    takes_udp: bool,
     // Dropped after the threads: the namespaces go last.
     hosts: [Netns; 2],
     _lab: Lab,
@@ -80,7 +82,7 @@ impl Wire {
         }
         let mut lab = Lab::new();
         let hosts = [lab.host("a"), lab.host("b")];
-        let mut ends = Vec::new();
+        let (mut ends, mut takes_udp) = (Vec::new(), false);
         for (i, host) in hosts.iter().enumerate() {
             let config = TunConfig {
                 name: "tun-test".into(),
@@ -90,6 +92,7 @@ impl Wire {
             let (device, queues) = host.enter(|| TunDevice::open(&config)).unwrap();
             assert_eq!(device.name, "tun-test");
             assert_eq!(device.offloads.tcp, offload);
+            takes_udp = device.offloads.udp;
             host.ip(&[
                 "link",
                 "set",
@@ -116,6 +119,7 @@ impl Wire {
             stop,
             threads,
             stats,
+            takes_udp,
             hosts,
             _lab: lab,
         })
@@ -260,7 +264,10 @@ fn deliver(packet: &[u8], gso: &GsoInfo, sink: &TunQueue, how: Move, stats: &Sta
 
 fn send(sink: &TunQueue, gso: &GsoInfo, headers: &[u8], pieces: &[IoSlice<'_>], stats: &Stats) {
     match sink.write_super(gso, headers, pieces) {
-        Ok(Written::Done | Written::Full) => {}
+        Ok(Written::Done) => {}
+        Ok(Written::Full) => {
+            stats.full.fetch_add(1, Ordering::Relaxed);
+        }
         Err(TunError::Refused) => {
             stats.refused.fetch_add(1, Ordering::Relaxed);
         }

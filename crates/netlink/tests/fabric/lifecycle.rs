@@ -171,6 +171,7 @@ fn the_leftovers_of_a_crash_are_repaired_or_cleared() {
         !state.contains("encap") && !state.contains("mqa"),
         "{state}"
     );
+    assert!(!ns.ip(&["link"]).contains("mqvrf"));
     let rules = ns.ip(&["rule"]);
     assert!(rules.starts_with("0:\tfrom all lookup local"), "{rules}");
 }
