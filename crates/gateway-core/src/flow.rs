@@ -6,6 +6,8 @@
 mod fragment;
 mod state;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use fragment::{FragmentId, FragmentRing};
 pub(crate) use state::{FlowState, TcpFlags};

@@ -7,6 +7,8 @@
 
 mod explain;
 mod group;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
