@@ -7,6 +7,8 @@ mod apply;
 mod check;
 mod grant;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
