@@ -1,6 +1,9 @@
 //! Attachments: which ingress points take them, their keys, routes and addresses.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use masque_api::Reason;
@@ -26,17 +29,17 @@ impl Compiler<'_> {
         let connectors = connectors::by_name(self.resources);
         let mut taken: BTreeMap<ObjectName, Taken> = BTreeMap::new();
         let mut problems = std::mem::take(&mut self.problems);
-        let mut retained = Vec::new();
+        let mut retained = BTreeSet::new();
         for sourced in sources {
             let mut report = Report::new(Kind::ConnectorAttachment, sourced, &mut problems);
             let Some(checked) = validate::attachment(sourced, &mut report) else {
-                retained.push(sourced.name());
+                retained.insert(sourced.name());
                 continue;
             };
             let points = self.points(&checked, drafts, &mut report);
             let Some(key) = connectors::key(&checked.connector, &connectors, &mut report) else {
                 if self.unread(Kind::Connector, &checked.connector) && !checked.suspended {
-                    retained.push(checked.name);
+                    retained.insert(checked.name);
                 }
                 continue;
             };
@@ -143,10 +146,16 @@ impl Compiler<'_> {
     /// else has their key and addresses.
     fn retain_attachments(
         &self,
-        refused: &[ObjectName],
+        refused: &BTreeSet<ObjectName>,
         drafts: &mut Drafts,
         taken: &mut BTreeMap<ObjectName, Taken>,
     ) {
+        let present: BTreeSet<_> = self
+            .resources
+            .attachments
+            .iter()
+            .map(|sourced| sourced.name())
+            .collect();
         for (point, draft) in drafts {
             let taken = taken.entry(point.clone()).or_default();
             let old = self
@@ -154,13 +163,9 @@ impl Compiler<'_> {
                 .get(point)
                 .map_or(&[][..], |old| &old.attachments);
             for attachment in old {
-                let there = self
-                    .resources
-                    .attachments
-                    .iter()
-                    .any(|s| s.name() == attachment.name);
                 let keep = refused.contains(&attachment.name)
-                    || !there && self.unread(Kind::ConnectorAttachment, &attachment.name);
+                    || !present.contains(&attachment.name)
+                        && self.unread(Kind::ConnectorAttachment, &attachment.name);
                 let free = !taken.keys.contains_key(&attachment.key)
                     && attachment.addresses.iter().all(|address| {
                         !taken.addresses.contains_key(address)

@@ -57,9 +57,11 @@ impl Compiler<'_> {
             check_connectors(&policy, &connectors, &mut report);
             for (point, draft) in drafts.iter_mut() {
                 let total = names.entry(point.clone()).or_default();
+                let old = self.old_rules(point);
                 add(
                     &policy,
                     &connectors,
+                    old,
                     &mut draft.snapshot,
                     total,
                     &mut report,
@@ -74,19 +76,25 @@ impl Compiler<'_> {
         }
     }
 
+    /// The rules in force at an ingress point.
+    fn old_rules(&self, point: &ObjectName) -> &[Rule] {
+        self.previous.get(point).map_or(&[][..], |old| &old.rules)
+    }
+
     /// The rules of a policy that cannot be read now stay as they were: leaving out a Deny would
     /// open what it closed.
     fn retain_rules(&self, refused: &BTreeSet<ObjectName>, drafts: &mut Drafts) {
+        let present: BTreeSet<_> = self
+            .resources
+            .policies
+            .iter()
+            .map(|sourced| sourced.name())
+            .collect();
         for (point, draft) in drafts {
-            let old = self.previous.get(point).map_or(&[][..], |old| &old.rules);
-            for rule in old {
-                let there = self
-                    .resources
-                    .policies
-                    .iter()
-                    .any(|s| s.name() == rule.policy);
+            for rule in self.old_rules(point) {
                 let keep = refused.contains(&rule.policy)
-                    || !there && self.unread(Kind::VPCAccessPolicy, &rule.policy);
+                    || !present.contains(&rule.policy)
+                        && self.unread(Kind::VPCAccessPolicy, &rule.policy);
                 if keep && draft.snapshot.rules.len() < MAX_RULES {
                     draft.snapshot.rules.push(rule.clone());
                 }
@@ -115,42 +123,26 @@ fn check_connectors(policy: &CheckedPolicy, connectors: &Connectors<'_>, report:
 fn add(
     policy: &CheckedPolicy,
     connectors: &Connectors<'_>,
+    old: &[Rule],
     snapshot: &mut Snapshot,
     total_names: &mut usize,
     report: &mut Report<'_>,
 ) {
-    let whole = policy.targets.iter().any(|(_, kind, name)| {
-        *kind == PolicyTargetKind::VPCIngressPoint && *name == snapshot.ingress_point
-    });
-    let single: BTreeSet<_> = policy
-        .targets
-        .iter()
-        .filter(|(_, kind, _)| *kind == PolicyTargetKind::ConnectorAttachment)
-        .map(|(_, _, name)| name)
-        .collect();
-    let targeted = whole
-        || snapshot
-            .attachments
-            .iter()
-            .any(|a| single.contains(&a.name));
-    if !targeted {
+    let Some(scope) = Scope::new(policy, connectors, snapshot) else {
         return;
-    }
-    let rules: Vec<_> = policy
-        .rules
-        .iter()
-        .map(|rule| Rule {
-            policy: policy.name.clone(),
-            name: rule.name.clone(),
-            mode: policy.mode,
-            action: rule.action,
-            direction: rule.direction,
-            attachments: attachment_set(rule, policy, whole, &single, connectors, snapshot),
-            prefixes: rule.prefixes.clone(),
-            ports: rule.ports.clone(),
-            not_after_unix_s: rule.not_after_unix_s,
-        })
-        .collect();
+    };
+    let rule = |rule: &CheckedRule| Rule {
+        policy: policy.name.clone(),
+        name: rule.name.clone(),
+        mode: policy.mode,
+        action: rule.action,
+        direction: rule.direction,
+        attachments: scope.attachments(rule, old),
+        prefixes: rule.prefixes.clone(),
+        ports: rule.ports.clone(),
+        not_after_unix_s: rule.not_after_unix_s,
+    };
+    let rules: Vec<_> = policy.rules.iter().map(rule).collect();
     let names: usize = rules.iter().map(|rule| set_size(&rule.attachments)).sum();
     if snapshot.rules.len() + rules.len() > MAX_RULES || *total_names + names > MAX_RULE_ATTACHMENTS
     {
@@ -158,7 +150,7 @@ fn add(
             "{} would have more than {MAX_RULES} rules, or {MAX_RULE_ATTACHMENTS} names in them",
             snapshot.ingress_point
         );
-        let hint = "use fewer rules, or selectors that cover every attachment";
+        let hint = "use fewer rules, or rules that cover every attachment";
         report.error("spec.rules", Reason::SnapshotTooLarge, message, hint);
         return;
     }
@@ -174,40 +166,96 @@ fn set_size(set: &AttachmentSet) -> usize {
     }
 }
 
-fn attachment_set(
-    rule: &CheckedRule,
-    policy: &CheckedPolicy,
+/// The attachments of one ingress point that one policy is about.
+struct Scope<'a> {
+    policy: &'a ObjectName,
+    /// The policy targets the ingress point itself.
     whole: bool,
-    single: &BTreeSet<&ObjectName>,
-    connectors: &Connectors<'_>,
-    snapshot: &Snapshot,
-) -> AttachmentSet {
-    if whole && rule.connectors.is_none() {
-        return AttachmentSet::All;
+    /// Sorted by name.
+    members: Vec<Member<'a>>,
+}
+
+struct Member<'a> {
+    attachment: &'a ObjectName,
+    connector: &'a str,
+    /// The connector's labels; `None` when it cannot be read at present.
+    labels: Option<&'a BTreeMap<String, String>>,
+}
+
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+impl<'a> Scope<'a> {
+    /// `None` when the policy is not about this ingress point.
+    fn new(
+        policy: &'a CheckedPolicy,
+        connectors: &Connectors<'a>,
+        snapshot: &'a Snapshot,
+    ) -> Option<Self> {
+        let targets = |kind| {
+            let targets = policy
+                .targets
+                .iter()
+                .filter(move |(_, target, _)| *target == kind);
+            targets.map(|(_, _, name)| name)
+        };
+        let whole =
+            targets(PolicyTargetKind::VPCIngressPoint).any(|n| *n == snapshot.ingress_point);
+        let single: BTreeSet<_> = targets(PolicyTargetKind::ConnectorAttachment).collect();
+        let members: Vec<_> = snapshot
+            .attachments
+            .iter()
+            .filter(|attachment| attachment.name.namespace == policy.name.namespace)
+            .filter(|attachment| whole || single.contains(&attachment.name))
+            .map(|attachment| {
+                let connector = ObjectName::new(&policy.name.namespace, &attachment.connector);
+                let connector = connectors
+                    .get(&connector)
+                    .map(|found| &found.object.metadata);
+                Member {
+                    attachment: &attachment.name,
+                    connector: &attachment.connector,
+                    labels: connector.map(|meta| meta.labels.as_ref().unwrap_or(&NO_LABELS)),
+                }
+            })
+            .collect();
+        (whole || !members.is_empty()).then_some(Self {
+            policy: &policy.name,
+            whole,
+            members,
+        })
     }
-    let matches = |name: &ObjectName| match &rule.connectors {
-        None => true,
-        Some((names, selector)) => {
-            let labels = connectors
-                .get(name)
-                .map(|connector| connector.object.metadata.labels.clone().unwrap_or_default());
-            names.contains(&name.name)
-                || labels
-                    .zip(selector.as_ref())
-                    .is_some_and(|(l, s)| labels::matches(s, &l))
-        }
-    };
-    // Attachments are sorted by name already, and so is the set.
-    let attachments = snapshot.attachments.iter().filter(|attachment| {
-        let connector = ObjectName::new(&policy.name.namespace, &attachment.connector);
-        let here = attachment.name.namespace == policy.name.namespace;
-        here && (whole || single.contains(&attachment.name)) && matches(&connector)
-    });
-    AttachmentSet::Some(
-        attachments
-            .map(|attachment| attachment.name.clone())
-            .collect(),
-    )
+
+    /// The attachments that a rule is about. Of a connector that cannot be read at present, it is
+    /// about those that it was about before (`old`): a Deny by label must not open meanwhile.
+    fn attachments(&self, rule: &CheckedRule, old: &[Rule]) -> AttachmentSet {
+        let Some((names, selector)) = &rule.connectors else {
+            if self.whole {
+                return AttachmentSet::All;
+            }
+            return self.some(|_| true);
+        };
+        let old = old
+            .iter()
+            .find(|old| old.policy == *self.policy && old.name == rule.name);
+        let before = |member: &Member<'_>| match old.map(|old| &old.attachments) {
+            Some(AttachmentSet::All) => true,
+            Some(AttachmentSet::Some(names)) => names.binary_search(member.attachment).is_ok(),
+            None => false,
+        };
+        self.some(|member| {
+            let by_label = || match (selector, member.labels) {
+                (None, _) => false,
+                (Some(selector), Some(labels)) => labels::matches(selector, labels),
+                (Some(_), None) => before(member),
+            };
+            names.iter().any(|name| name == member.connector) || by_label()
+        })
+    }
+
+    fn some(&self, matches: impl Fn(&Member<'_>) -> bool) -> AttachmentSet {
+        let members = self.members.iter().filter(|member| matches(member));
+        AttachmentSet::Some(members.map(|member| member.attachment.clone()).collect())
+    }
 }
 
 /// A rule about prefixes that the ingress point does not offer has no effect there.

@@ -384,3 +384,22 @@ fn a_folder_is_read_in_the_order_of_names() {
     );
     assert!(missing.resources.incomplete);
 }
+
+#[test]
+fn odd_files_take_bounded_time() {
+    // A parser that is quadratic in any of them would take minutes.
+    let units = [
+        "[", "{", "{a: ", "- ", "? ", "a:\n", "a\n", "&a ", "*a ", "!a ", "\"", "'", "|\n", "\n",
+        "#", "---\n", "- a\n", "a: b\n", "[],", "a ", " ", "\t", "\\", ": ", "%a\n", "...\n", "é",
+    ];
+    for unit in units {
+        let text = unit.repeat(500_000 / unit.len());
+        let start = std::time::Instant::now();
+        parse(&[file("a.yaml", &text)]);
+        assert!(
+            start.elapsed().as_secs() < 5,
+            "{unit:?}: {:?}",
+            start.elapsed()
+        );
+    }
+}

@@ -148,3 +148,41 @@ fn a_kept_ingress_point_keeps_what_it_holds() {
     assert_eq!(compiled.snapshots, first);
     assert!(reasons(&compiled).contains(&Reason::Conflicted));
 }
+
+#[test]
+fn a_typo_in_a_connector_keeps_the_rules_about_its_labels() {
+    let by_label = "connectors: {selector: {matchLabels: {team: laptop}}}";
+    let text = base().replace("action: Deny", &format!("action: Deny, {by_label}"));
+    let first = compiled(&text).snapshots;
+    assert_eq!(
+        first[0].rules[0].attachments,
+        AttachmentSet::Some(vec![ObjectName::new("default", "a")])
+    );
+    let typo = text.replace("status: {connectionDetails", "status: [{connectionDetails");
+    let typo = typo.replace("'}}}", "'}}}]");
+    assert_eq!(reloaded(&typo, &first).snapshots, first);
+}
+
+#[test]
+fn large_folders_compile_in_bounded_time() {
+    let count = 3000;
+    let mut text = point("prod", 1, "").replace("10.1.100.0/24", "10.1.64.0/18");
+    for i in 0..count {
+        let key = format!("{i:04x}").repeat(16);
+        text += &connector(&format!("c{i}"), 1).replace(&"01".repeat(32), &key);
+        text += &attachment(&format!("a{i}"), &format!("c{i}"), "prod", "");
+    }
+    let by_label = "connectors: {selector: {matchExpressions: [{key: team, operator: Exists}]}}";
+    let rules: String = (0..64)
+        .map(|i| format!("  - {{name: r{i}, {by_label}}}\n"))
+        .collect();
+    text += &policy("p", "prod", &rules);
+    let start = std::time::Instant::now();
+    let first = compiled(&text);
+    assert_eq!(first.problems, []);
+    assert_eq!(first.snapshots[0].attachments.len(), count);
+    // Everything is kept, which looks at what was in force, too.
+    let kept = reloaded("kind: [", &first.snapshots);
+    assert_eq!(kept.snapshots[0].attachments.len(), count);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
