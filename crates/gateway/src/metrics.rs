@@ -46,46 +46,24 @@ impl Metrics {
     pub(crate) fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
         register_build_info(&registry, PREFIX)?;
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let vec = IntCounterVec::new(Opts::new(format!("{PREFIX}_{name}"), help), labels)?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok::<_, MetricsError>(vec)
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let vec = IntGaugeVec::new(Opts::new(format!("{PREFIX}_{name}"), help), labels)?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok::<_, MetricsError>(vec)
-        };
+        let counter = |name, help, labels| register_counter(&registry, name, help, labels);
+        let gauge = |name, help, labels| register_gauge(&registry, name, help, labels);
+        let per_vpc = &["vpc", "direction"];
+        let pool = &["vpc", "prefix"];
         Ok(Self {
             sessions: gauge("sessions", "Open sessions.", &["vpc"])?,
-            requests: counter(
-                "session_setups_total",
-                "Requests by result: accepted, or why refused.",
-                &["result"],
-            )?,
+            requests: counter("session_setups_total", "Requests by result.", &["result"])?,
             ends: counter(
                 "session_ends_total",
                 "Sessions that ended, by reason.",
                 &["reason"],
             )?,
-            packets: counter(
-                "packets_total",
-                "Inner packets forwarded.",
-                &["vpc", "direction"],
-            )?,
-            bytes: counter(
-                "bytes_total",
-                "Bytes of inner packets forwarded.",
-                &["vpc", "direction"],
-            )?,
-            drops: counter(
-                "drops_total",
-                "Inner packets dropped, by reason.",
-                &["vpc", "reason"],
-            )?,
+            packets: counter("packets_total", "Inner packets forwarded.", per_vpc)?,
+            bytes: counter("bytes_total", "Bytes of inner packets forwarded.", per_vpc)?,
+            drops: counter("drops_total", "Inner packets dropped.", &["vpc", "reason"])?,
             icmp: counter(
                 "icmp_errors_total",
-                "ICMP errors sent or suppressed.",
+                "ICMP errors of the gateway.",
                 &["vpc", "result"],
             )?,
             flows: counter(
@@ -95,12 +73,12 @@ impl Metrics {
             )?,
             audit: counter(
                 "audit_denied_total",
-                "Packets that passed but a rule in Audit mode would have denied.",
+                "Packets that an Audit rule denies.",
                 &["vpc"],
             )?,
             shard_events: counter(
                 "shard_events_total",
-                "What packet threads dropped or lost outside of any VPC's policy.",
+                "What packet threads dropped, lost or did outside of any VPC's policy.",
                 &["shard", "event"],
             )?,
             handovers: counter(
@@ -108,19 +86,15 @@ impl Metrics {
                 "Packets given to another shard.",
                 &["shard"],
             )?,
-            pool_addresses: gauge(
-                "pool_addresses",
-                "Addresses that a pool can give.",
-                &["vpc", "prefix"],
-            )?,
+            pool_addresses: gauge("pool_addresses", "Addresses that a pool can give.", pool)?,
             pool_allocated: gauge(
                 "pool_allocated",
-                "Addresses of a pool that are held or rest.",
-                &["vpc", "prefix"],
+                "Addresses of a pool in use or resting.",
+                pool,
             )?,
             snapshot_version: gauge(
                 "snapshot_version",
-                "Version of the Snapshot that runs.",
+                "The Snapshot that runs.",
                 &["ingress_point"],
             )?,
             problems: gauge(
@@ -130,7 +104,7 @@ impl Metrics {
             )?,
             decapsulation: gauge(
                 "decapsulation_info",
-                "A constant 1, labelled with how packets leave SRv6.",
+                "How packets leave SRv6.",
                 &["behavior"],
             )?,
             registry,
@@ -248,6 +222,28 @@ impl Metrics {
             raise(&self.ends, &[label], count);
         }
     }
+}
+
+fn register_counter(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, MetricsError> {
+    let vec = IntCounterVec::new(Opts::new(format!("{PREFIX}_{name}"), help), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn register_gauge(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, MetricsError> {
+    let vec = IntGaugeVec::new(Opts::new(format!("{PREFIX}_{name}"), help), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
 }
 
 /// Sets a counter to a total that only grows.

@@ -78,13 +78,7 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
             what: "cannot make an eventfd",
             error,
         })?;
-    let registry = match state.load_addresses() {
-        Some(remembered) => {
-            Registry::with_addresses(RegistryConfig::default(), now(epoch), &remembered)
-        }
-        None => Registry::new(RegistryConfig::default()),
-    };
-    let control = Control::new(registry, mailboxes.clone(), epoch)
+    let control = Control::new(registry(&state, epoch), mailboxes.clone(), epoch)
         .map_err(|e| Fatal::Usage(e.to_string()))?;
     let control = Arc::new(control);
     let runtime_is_set = control.runtime.set(tokio::runtime::Handle::current());
@@ -114,12 +108,7 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
             control.started();
             tracing::info!(shards, admin = %args.admin, "ready");
             tokio::spawn(local::serve(listener, Arc::clone(&control)));
-            let router = admin::router(Arc::clone(&control));
-            tokio::spawn(async move {
-                if let Err(error) = axum::serve(admin, router).await {
-                    tracing::error!(%error, "admin endpoints");
-                }
-            });
+            serve_admin(admin, Arc::clone(&control));
             serve(&mut supervisor, &control, &state, &dir).await
         }
         Err(fatal) => Err(fatal),
@@ -135,6 +124,24 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
     // A socket file that is gone already is what we want.
     let _gone_already = std::fs::remove_file(socket_path);
     ended
+}
+
+fn serve_admin(listener: TcpListener, control: Arc<Control>) {
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, admin::router(control)).await {
+            tracing::error!(%error, "admin endpoints");
+        }
+    });
+}
+
+/// With the addresses that an earlier process remembered.
+fn registry(state: &StateDir, epoch: Instant) -> Registry {
+    match state.load_addresses() {
+        Some(remembered) => {
+            Registry::with_addresses(RegistryConfig::default(), now(epoch), &remembered)
+        }
+        None => Registry::new(RegistryConfig::default()),
+    }
 }
 
 /// Watches and obeys until a drain is over.

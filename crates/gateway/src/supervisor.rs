@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use masque_controller::Snapshot;
+use masque_controller::{Problem, Snapshot};
 use masque_gateway_core::{Changes, Now, VpcIndex};
 use masque_model::{Fabric, ObjectName};
 use masque_netlink::{Kernel, NetlinkError, diff};
@@ -124,25 +124,7 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        let errors = loaded
-            .compiled
-            .problems
-            .iter()
-            .filter(|p| p.is_error())
-            .count();
-        let mut problems: Vec<String> = loaded
-            .compiled
-            .problems
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        for problem in &loaded.compiled.problems {
-            if problem.is_error() {
-                tracing::error!("{problem}");
-            } else {
-                tracing::warn!("{problem}");
-            }
-        }
+        let (mut problems, mut errors) = tell_problems(&loaded.compiled.problems);
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
             return Err(Fatal::NothingToRun {
@@ -161,22 +143,12 @@ impl Supervisor {
                 .unwrap_or_else(|| "no HTTP3 listener".to_owned());
             return Err(Fatal::Certificate(all));
         }
-        let errors = errors + wrong.len();
+        errors += wrong.len();
         problems.extend(wrong);
 
         let changes = self.apply(&snapshots);
         self.open_devices(&changes, first)?;
-        match self.apply_kernel(&snapshots) {
-            Ok(decapsulation) => {
-                self.decapsulation = decapsulation;
-                self.control.kernel_state(None);
-            }
-            Err(fatal) if first => return Err(fatal),
-            Err(fatal) => {
-                tracing::error!(%fatal, "the kernel's routes are not what the manifests say");
-                self.control.kernel_state(Some(fatal.to_string()));
-            }
-        }
+        self.settle_kernel(&snapshots, first)?;
         self.control
             .publish(Arc::clone(&changes.tables), Sites::new(&snapshots));
         self.control.end(&changes.ended);
@@ -197,6 +169,22 @@ impl Supervisor {
         });
         self.snapshots = snapshots;
         self.control.addresses_changed.notify_one();
+        Ok(())
+    }
+
+    /// Brings the kernel's state about, or says in the status why not.
+    fn settle_kernel(&mut self, snapshots: &[Snapshot], first: bool) -> Result<(), Fatal> {
+        match self.apply_kernel(snapshots) {
+            Ok(decapsulation) => {
+                self.decapsulation = decapsulation;
+                self.control.kernel_state(None);
+            }
+            Err(fatal) if first => return Err(fatal),
+            Err(fatal) => {
+                tracing::error!(%fatal, "the kernel's routes are not what the manifests say");
+                self.control.kernel_state(Some(fatal.to_string()));
+            }
+        }
         Ok(())
     }
 
@@ -457,6 +445,22 @@ impl Supervisor {
         tracing::info!(port, shards, "listening for HTTP/3");
         Ok(())
     }
+}
+
+/// Logs the problems of the manifests; their lines, and how many are errors.
+fn tell_problems(problems: &[Problem]) -> (Vec<String>, usize) {
+    for problem in problems {
+        if problem.is_error() {
+            tracing::error!("{problem}");
+        } else {
+            tracing::warn!("{problem}");
+        }
+    }
+    let lines = problems.iter().map(ToString::to_string).collect();
+    (
+        lines,
+        problems.iter().filter(|problem| problem.is_error()).count(),
+    )
 }
 
 /// SO_REUSEPORT would let two gateways of one user share a port and split their clients between

@@ -82,6 +82,10 @@ impl Poller {
     }
 
     /// Sleeps until a source is ready or the time is over; `None` sleeps without end.
+    #[expect(
+        unsafe_code,
+        reason = "epoll_pwait2 has no safe wrapper; epoll_wait counts in ms"
+    )]
     pub(crate) fn wait(&self, timeout: Option<Duration>) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let timeout = timeout.map(|d| libc::timespec {
@@ -91,21 +95,11 @@ impl Poller {
         let pointer = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the array and the timespec live through the call; the mask is null, which is
-        // allowed.
-        #[expect(
-            unsafe_code,
-            reason = "epoll_pwait2 has no safe wrapper; epoll_wait counts in ms"
-        )]
-        let ready = unsafe {
-            libc::epoll_pwait2(
-                self.epoll.0.as_raw_fd(),
-                events.as_mut_ptr(),
-                EVENTS as i32,
-                pointer,
-                std::ptr::null(),
-            )
-        };
+        let epoll = self.epoll.0.as_raw_fd();
+        let most = libc::c_int::try_from(events.len()).unwrap_or(1);
+        let events = events.as_mut_ptr();
+        // SAFETY: the array and the timespec live through the call; a null mask is allowed.
+        let ready = unsafe { libc::epoll_pwait2(epoll, events, most, pointer, std::ptr::null()) };
         // An interrupted or failed wait is an early turn, which finds nothing.
         let _early = ready;
     }
