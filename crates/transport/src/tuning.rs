@@ -124,8 +124,10 @@ impl Default for TransportTuning {
             ack_every_packets: 8,
             congestion: Congestion::Cubic,
             initial_window_packets: 10,
-            max_request_streams: 128,
-            max_uni_streams: 16,
+            // quinn-proto keeps a table entry for every stream it permits: 100 and 8 fit tables of
+            // 128, a few more would cost every idle connection 5 kB.
+            max_request_streams: 100,
+            max_uni_streams: 8,
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
         }

@@ -77,6 +77,8 @@ pub(crate) struct Pair {
     pub(crate) client_seen: Seen,
     pub(crate) server_seen: Seen,
     pub(crate) tls: TestTls,
+    /// Called before and after an end works, for tests that count what it allocates.
+    pub(crate) enter: fn(Option<End>),
     /// Nothing reaches this end.
     pub(crate) deaf: Option<End>,
     /// Datagrams the link lost.
@@ -118,6 +120,7 @@ impl Pair {
             client_seen: Seen::default(),
             server_seen: Seen::default(),
             tls,
+            enter: |_| {},
             deaf: None,
             lost: 0,
             largest: [0; 2],
@@ -143,8 +146,9 @@ impl Pair {
 
     /// One turn of one end, all its packets put on the link.
     fn turn(&mut self, end: End) {
-        let now = self.now;
+        let (now, enter) = (self.now, self.enter);
         let (machine, seen, from) = self.end(end);
+        enter(Some(end));
         machine.handle_timeouts(now);
         while let Some(event) = machine.poll_event() {
             seen.events.push(event);
@@ -155,11 +159,15 @@ impl Pair {
         let mut sent = Vec::new();
         let mut buffer = Vec::new();
         while let Some(transmit) = machine.poll_transmit(now, &mut buffer) {
+            enter(None);
             let segment = transmit.segment_size.unwrap_or(transmit.size);
             for data in buffer[..transmit.size].chunks(segment) {
                 sent.push((transmit.destination, transmit.ecn, data.to_vec()));
             }
+            enter(Some(end));
         }
+        drop(buffer);
+        enter(None);
         for (destination, ecn, data) in sent {
             self.put(from, destination, ecn, data);
         }
@@ -225,9 +233,11 @@ impl Pair {
                     ecn,
                     data,
                 } = entry.remove();
-                let now = self.now;
+                let (now, enter) = (self.now, self.enter);
                 let (machine, ..) = self.end(to);
+                enter(Some(to));
                 machine.handle_udp(now, from, None, ecn, BytesMut::from(&data[..]));
+                enter(None);
             }
             self.turn(End::Client);
             self.turn(End::Server);

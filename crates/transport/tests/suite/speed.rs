@@ -2,6 +2,7 @@
 //! `cargo test --release -p masque-transport --test suite -- --ignored --nocapture speed`.
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use masque_transport::{
-    ConnId, Event, Machine, MachineConfig, ShardId, TransportTuning,
+    Admission, ConnId, Event, Machine, MachineConfig, ShardId, TransportTuning,
     http3::{self, StreamId},
     sockets::{SocketOptions, UdpSocket},
 };
@@ -19,7 +20,7 @@ use masque_transport::{
 use crate::{
     certificates::{SERVER_NAME, TestTls},
     driver::{Driver, accept_all, thread_time},
-    pair::connect_ip,
+    pair::{End, Link, Pair, Seen, connect_ip},
 };
 
 const WAIT: Duration = Duration::from_millis(100);
@@ -165,4 +166,45 @@ fn speed() {
         datagrams * 100 > sent.datagrams_sent * 80,
         "more than a fifth was lost"
     );
+}
+
+thread_local! {
+    /// When the server's work began, and how much there was.
+    static SERVER_TIME: Cell<(Duration, Duration)> = const { Cell::new((Duration::ZERO, Duration::ZERO)) };
+}
+
+#[test]
+#[ignore = "a measurement, for a release build"]
+fn speed_of_handshakes() {
+    const SESSIONS: u32 = 1000;
+    let admission = Admission {
+        retry_above: usize::MAX,
+        ..Admission::default()
+    };
+    let server = MachineConfig {
+        admission,
+        ..config(1)
+    };
+    let mut pair = Pair::with(Link::default(), config(2), server);
+    pair.enter = |end| {
+        let (begun, total) = SERVER_TIME.get();
+        let now = thread_time();
+        SERVER_TIME.set(match end {
+            Some(End::Server) => (now, total),
+            Some(End::Client) => (Duration::ZERO, total),
+            None if begun.is_zero() => (begun, total),
+            None => (Duration::ZERO, total + (now - begun)),
+        });
+    };
+    for _ in 0..SESSIONS {
+        pair.tunnel();
+        pair.server_seen = Seen::default();
+        pair.client_seen = Seen::default();
+    }
+    let (_, total) = SERVER_TIME.get();
+    println!(
+        "{:?} of server time a session with a request",
+        total / SESSIONS
+    );
+    assert_eq!(pair.server.stats().handshakes_completed, SESSIONS.into());
 }

@@ -1,0 +1,208 @@
+//! What the packet path allocates, and what an idle connection keeps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests: what cannot be set up fails the test"
+)]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(dead_code, reason = "the support modules serve another test too")]
+
+#[path = "suite/certificates.rs"]
+mod certificates;
+#[path = "suite/pair.rs"]
+mod pair;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use masque_transport::Machine;
+use pair::{End, Link, Pair};
+
+struct Counting;
+
+thread_local! {
+    static COUNTING: Cell<bool> = const { Cell::new(false) };
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
+    static END: Cell<Option<End>> = const { Cell::new(None) };
+    static KEPT_BYTES: [Cell<i64>; 2] = const { [Cell::new(0), Cell::new(0)] };
+}
+
+fn note(allocations: u64, bytes: i64) {
+    if COUNTING.get() {
+        ALLOCATIONS.set(ALLOCATIONS.get() + allocations);
+        LIVE_BYTES.set(LIVE_BYTES.get() + bytes);
+    }
+    if let Some(end) = END.get() {
+        KEPT_BYTES.with(|kept| kept[end as usize].set(kept[end as usize].get() + bytes));
+    }
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(1, layout.size() as i64);
+        // SAFETY: as our caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note(0, -(layout.size() as i64));
+        // SAFETY: as our caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note(1, size as i64 - layout.size() as i64);
+        // SAFETY: as our caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Runs `work`: its result, allocations made, and bytes it keeps.
+fn counted<T>(work: impl FnOnce() -> T) -> (T, u64, i64) {
+    let (allocations, bytes) = (ALLOCATIONS.get(), LIVE_BYTES.get());
+    COUNTING.set(true);
+    let result = work();
+    COUNTING.set(false);
+    (
+        result,
+        ALLOCATIONS.get() - allocations,
+        LIVE_BYTES.get() - bytes,
+    )
+}
+
+/// Allocations of one step of the packet path.
+#[derive(Debug, Default)]
+struct Tally {
+    send: u64,
+    transmit: u64,
+    receive: u64,
+    deliver: u64,
+}
+
+/// Carries what `from` sends to `to`; buffers are the harness' own, as a socket's are.
+fn carry(pair: &mut Pair, to_server: bool, tally: &mut Tally) -> u64 {
+    let now = pair.now;
+    let (from, to, address): (&mut Machine, &mut Machine, _) = if to_server {
+        (&mut pair.client, &mut pair.server, pair.client_addr)
+    } else {
+        (&mut pair.server, &mut pair.client, pair.server_addr)
+    };
+    let mut buffer = Vec::with_capacity(70_000);
+    let mut datagrams = 0;
+    loop {
+        let (transmit, count, _) = counted(|| from.poll_transmit(now, &mut buffer));
+        tally.transmit += count;
+        let Some(transmit) = transmit else { break };
+        let segment = transmit.segment_size.unwrap_or(transmit.size);
+        let mut all = BytesMut::from(&buffer[..transmit.size]);
+        while !all.is_empty() {
+            let data = all.split_to(segment.min(all.len()));
+            tally.receive += counted(|| to.handle_udp(now, address, None, None, data)).1;
+        }
+    }
+    loop {
+        let (datagram, count, _) = counted(|| to.poll_datagram());
+        tally.deliver += count;
+        let Some((_, _, payload)) = datagram else {
+            break;
+        };
+        assert_eq!(payload.len(), 1200);
+        datagrams += 1;
+    }
+    while to.poll_event().is_some() {}
+    datagrams
+}
+
+#[test]
+fn a_datagram_allocates_nothing_of_ours() {
+    const ROUNDS: u64 = 600;
+    const BATCH: u64 = 32;
+    let mut pair = Pair::new(Link {
+        latency: Duration::from_millis(1),
+        ..Link::default()
+    });
+    let (at_client, _, stream) = pair.tunnel();
+    pair.run_for(Duration::from_secs(5));
+    let mut tally = Tally::default();
+    let (mut delivered, mut fresh) = (0, 0);
+    for round in 0..ROUNDS {
+        if round == ROUNDS / 3 {
+            (tally, delivered) = (Tally::default(), 0);
+            fresh = pair.client.stats().send_chunks_fresh;
+        }
+        for _ in 0..BATCH {
+            let sent = counted(|| {
+                pair.client
+                    .send_datagram(at_client, stream, 1200, |payload| payload.fill(3))
+            });
+            sent.0.unwrap();
+            tally.send += sent.1;
+        }
+        pair.now += Duration::from_micros(500);
+        pair.client.handle_timeouts(pair.now);
+        pair.server.handle_timeouts(pair.now);
+        delivered += carry(&mut pair, true, &mut tally);
+        pair.now += Duration::from_micros(500);
+        carry(&mut pair, false, &mut tally);
+    }
+    let stats = pair.client.stats();
+    let per_packet = |count: u64| count as f64 / delivered as f64;
+    println!(
+        "allocations a datagram: send {:.3}, transmit {:.3}, receive {:.3}, deliver {:.3}; {stats:?}",
+        per_packet(tally.send),
+        per_packet(tally.transmit),
+        per_packet(tally.receive),
+        per_packet(tally.deliver),
+    );
+    assert!(
+        delivered >= ROUNDS * BATCH * 2 / 3 - BATCH,
+        "{delivered} arrived"
+    );
+    assert_eq!(stats.send_chunks_fresh, fresh, "chunks come back");
+    assert!(stats.send_chunks_reused > 50, "{stats:?}");
+    assert_eq!(tally.send, 0, "queueing a datagram allocates nothing");
+    assert_eq!(tally.deliver, 0, "nor does delivering one");
+    // quinn-proto's own, on behalf of a packet.
+    assert!(
+        per_packet(tally.transmit) < 0.5 && per_packet(tally.receive) < 1.0,
+        "{tally:?}"
+    );
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    const CONNECTIONS: u32 = 1000;
+    let mut pair = Pair::new(Link::default());
+    pair.tunnel();
+    pair.enter = |end| END.set(end);
+    let kept = || KEPT_BYTES.with(|kept| [kept[0].get(), kept[1].get()]);
+    let before = kept();
+    for _ in 0..CONNECTIONS {
+        pair.tunnel();
+        pair.client_seen = pair::Seen::default();
+        pair.server_seen = pair::Seen::default();
+    }
+    pair.run_for(Duration::from_secs(30));
+    let after = kept();
+    let each = |end: usize| (after[end] - before[end]) / i64::from(CONNECTIONS);
+    println!(
+        "bytes kept for an idle connection: client {}, server {}",
+        each(0),
+        each(1)
+    );
+    assert!(
+        (5_000..30_000).contains(&each(1)),
+        "{} bytes at the server",
+        each(1)
+    );
+}
