@@ -41,6 +41,17 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// Commands taken in one turn.
 const COMMANDS_A_TURN: usize = 64;
 
+/// How far a graceful shutdown is (RFC 9114 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    /// Serving.
+    No,
+    /// GOAWAY with the largest id was sent: clients stop sending requests.
+    Announced,
+    /// GOAWAY with the last id was sent: what comes now is rejected.
+    Final,
+}
+
 /// One packet thread's state.
 pub(crate) struct Shard {
     id: u16,
@@ -58,7 +69,7 @@ pub(crate) struct Shard {
     next_housekeeping: Instant,
     /// Idle sessions of one look; kept for its memory.
     expired: Vec<masque_gateway_core::SlotId>,
-    draining: bool,
+    drain: Drain,
     stopping: bool,
     /// Requests whose target name is being resolved.
     resolving: BTreeMap<TunnelKey, requests::Resolving>,
@@ -95,7 +106,7 @@ impl Shard {
             epoch,
             next_housekeeping: epoch,
             expired: Vec::new(),
-            draining: false,
+            drain: Drain::No,
             stopping: false,
             resolving: BTreeMap::new(),
         })
@@ -194,7 +205,7 @@ impl Shard {
             Command::Update(grant) => self.update(grant, now),
             Command::Resolved { key, addresses } => self.resolved(key, addresses, at, now),
             Command::Drain => {
-                self.draining = true;
+                self.drain = Drain::Announced;
                 self.ports.iter_mut().for_each(Port::announce_shutdown);
             }
             Command::Stop => self.stopping = true,
@@ -262,6 +273,11 @@ impl Shard {
             }
         }
         self.expired = expired;
+        if self.drain == Drain::Announced {
+            // A round trip has passed: what was on its way when we announced has arrived.
+            self.drain = Drain::Final;
+            self.ports.iter_mut().for_each(Port::announce_shutdown);
+        }
     }
 
     /// The figures of the moment.

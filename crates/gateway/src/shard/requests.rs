@@ -12,7 +12,7 @@ use masque_model::{IpNet, ListenerProtocol, ObjectName};
 use masque_protocol::{ProxyError, ProxyStatus, Scope, Target, request};
 use masque_transport::{ConnId, Event};
 
-use super::{Shard, tunnels::TunnelKey};
+use super::{Drain, Shard, tunnels::TunnelKey};
 use crate::{
     auth::{self, Identity},
     sites::Destination,
@@ -280,7 +280,7 @@ impl Shard {
                 return refuse(400, ProxyError::HttpRequestError, &details, "malformed");
             }
         };
-        if self.draining {
+        if self.drain != Drain::No {
             let details = "the gateway is shutting down; connect again";
             return refuse(503, ProxyError::ProxyInternalError, details, "draining");
         }
