@@ -1,0 +1,211 @@
+//! client ── wire ── gateway ── core ── workload: three namespaces, two veth pairs.
+//!
+//! Every tunnel goes from the client to the gateway and has inner addresses of its own, so that all
+//! are up at once: `10.N.0.0/24` is the tunnel, `10.N.1.1` the workload behind it.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use masque_testkit::{Lab, Netns};
+
+use crate::{
+    failure::Failure,
+    options::Mode,
+    process::{Process, which},
+};
+
+/// Name of the link between client and gateway, on both ends.
+pub(crate) const WIRE: &str = "wire";
+/// Name of the link between gateway and workload, on both ends.
+pub(crate) const CORE: &str = "core";
+const WIRE_MTU: u32 = 1500;
+/// Room for the outer headers of the fabric, as data centres have it.
+const CORE_MTU: u32 = 9000;
+/// The gateway's address on the wire, IPv4.
+pub(crate) const GATEWAY_IPV4: &str = "192.0.2.1";
+/// The client's addresses on the wire.
+pub(crate) const CLIENT_IPV4: &str = "192.0.2.2";
+pub(crate) const CLIENT_IPV6: &str = "fd00:0:0:c::2";
+pub(crate) const GATEWAY_IPV6: &str = "fd00:0:0:c::1";
+/// On the core link.
+pub(crate) const CORE_GATEWAY_IPV4: &str = "198.51.100.1";
+pub(crate) const CORE_WORKLOAD_IPV4: &str = "198.51.100.2";
+pub(crate) const CORE_GATEWAY_IPV6: &str = "fd00:0:0:a::3";
+pub(crate) const CORE_WORKLOAD_IPV6: &str = "fd00:0:0:a::1";
+/// How long a tunnel may take to carry its first packet.
+const FIRST_PACKET: Duration = Duration::from_secs(10);
+
+/// The namespaces and what runs in them; all gone after drop.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    // The order of the fields is the order of their end.
+    processes: Vec<Process>,
+    _lab: Lab,
+    work: WorkFolder,
+    pub(crate) client: Netns,
+    pub(crate) gateway: Netns,
+    pub(crate) workload: Netns,
+}
+
+/// Logs and configuration of one run.
+#[derive(Debug)]
+struct WorkFolder(PathBuf);
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        if std::env::var_os("BENCH_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+impl Rig {
+    pub(crate) fn build(work: &Path) -> Result<Self, Failure> {
+        for (program, package) in [
+            ("ethtool", "ethtool"),
+            ("iperf3", "iperf3"),
+            ("ping", "iputils-ping"),
+        ] {
+            if which(program).is_none() {
+                return Err(Failure::Machine(format!(
+                    "needs {program} (Debian: {package})"
+                )));
+            }
+        }
+        fs::create_dir_all(work).map_err(Failure::file(work))?;
+        let work = WorkFolder(work.into());
+        let mut lab = Lab::new();
+        let (client, gateway, workload) = (
+            lab.host("client"),
+            lab.router("gateway"),
+            lab.host("workload"),
+        );
+        lab.veth((&client, WIRE), (&gateway, WIRE), WIRE_MTU);
+        lab.veth((&gateway, CORE), (&workload, CORE), CORE_MTU);
+        for (ns, link, ipv4, ipv6) in [
+            (&client, WIRE, CLIENT_IPV4, CLIENT_IPV6),
+            (&gateway, WIRE, GATEWAY_IPV4, GATEWAY_IPV6),
+            (&gateway, CORE, CORE_GATEWAY_IPV4, CORE_GATEWAY_IPV6),
+            (&workload, CORE, CORE_WORKLOAD_IPV4, CORE_WORKLOAD_IPV6),
+        ] {
+            ns.address(link, &format!("{ipv4}/24"));
+            ns.address(link, &format!("{ipv6}/64"));
+        }
+        let mut rig = Self {
+            processes: Vec::new(),
+            _lab: lab,
+            work,
+            client,
+            gateway,
+            workload,
+        };
+        let server = which("iperf3").unwrap_or_default();
+        let ns = rig.workload.clone();
+        rig.start(&ns, &server, &["-s"], &[], "iperf3-server")?;
+        Ok(rig)
+    }
+
+    /// Where this run may write.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work.0
+    }
+
+    /// Starts a program that runs as long as the rig. Returns its pid.
+    pub(crate) fn start(
+        &mut self,
+        ns: &Netns,
+        program: &Path,
+        args: &[&str],
+        env: &[(&str, &std::ffi::OsStr)],
+        name: &str,
+    ) -> Result<u32, Failure> {
+        let log = self.work().join(format!("{name}.log"));
+        let process = Process::start(ns, program, args, env, &log)?;
+        let pid = process.pid();
+        self.processes.push(process);
+        Ok(pid)
+    }
+
+    /// Fails with the last words of the first program that has ended.
+    pub(crate) fn check(&mut self) -> Result<(), Failure> {
+        self.processes.iter_mut().try_for_each(Process::check)
+    }
+
+    /// The last words of one program.
+    pub(crate) fn tail(&self, pid: u32) -> String {
+        let process = self.processes.iter().find(|p| p.pid() == pid);
+        process.map(Process::tail).unwrap_or_default()
+    }
+
+    /// A workload address behind a tunnel.
+    pub(crate) fn add_workload(&self, address: Ipv4Addr) {
+        self.workload.address("lo", &format!("{address}/32"));
+    }
+
+    /// Waits for the first echo through a tunnel.
+    pub(crate) fn await_path(&self, name: &str, target: Ipv4Addr) -> Result<(), Failure> {
+        if self.client.pings(target.into(), FIRST_PACKET) {
+            return Ok(());
+        }
+        Err(Failure::Traffic(format!(
+            "{name}: no echo from {target} within {} s",
+            FIRST_PACKET.as_secs()
+        )))
+    }
+
+    /// Turns the offloads of every link on or off. On is the state a veth is made in: everything but
+    /// GRO, which super-packets that were never split do not need.
+    pub(crate) fn set_mode(&self, mode: Mode) -> Result<(), Failure> {
+        let on = if mode == Mode::Gso { "on" } else { "off" };
+        let ethtool = which("ethtool").unwrap_or_default();
+        for (ns, link) in [
+            (&self.client, WIRE),
+            (&self.gateway, WIRE),
+            (&self.gateway, CORE),
+            (&self.workload, CORE),
+        ] {
+            let features = [
+                "gso",
+                on,
+                "tso",
+                on,
+                "tx-udp-segmentation",
+                on,
+                "gro",
+                "off",
+            ];
+            let mut args = vec!["-K", link];
+            args.extend(features);
+            let output = ns.command(&ethtool.to_string_lossy(), &args).output();
+            let output = output.map_err(Failure::io("ethtool"))?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(Failure::program("ethtool", said));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a plain program outside the namespaces, for its standard output.
+pub(crate) fn run(program: &Path, args: &[&str]) -> Result<String, Failure> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(Failure::file(program))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Err(Failure::program(&program.to_string_lossy(), said))
+}

@@ -1,0 +1,73 @@
+//! The configurations: one way each from the client to a workload behind the gateway.
+
+mod masque;
+mod plain;
+mod seg6;
+mod wireguard;
+
+use std::net::Ipv4Addr;
+
+use crate::{failure::Failure, options::Options, rig::Rig};
+
+/// One way that is up.
+#[derive(Clone, Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) name: &'static str,
+    /// The workload's address behind it.
+    pub(crate) target: Ipv4Addr,
+    /// The pid of its user space part at the client, if it has one.
+    pub(crate) client: Option<u32>,
+    /// The pid of its user space part at the gateway, if it has one.
+    pub(crate) gateway: Option<u32>,
+    /// Versions and settings, for the notes.
+    pub(crate) about: String,
+}
+
+/// What could be set up and what not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tunnels {
+    pub(crate) up: Vec<Tunnel>,
+    /// Name and reason.
+    pub(crate) skipped: Vec<(&'static str, String)>,
+}
+
+type SetUp = fn(&mut Rig, &Options) -> Result<Tunnel, Failure>;
+
+/// In the order of the tables.
+const ALL: [(&str, SetUp); 5] = [
+    ("plain", plain::set_up),
+    ("seg6", seg6::set_up),
+    ("wireguard-go", wireguard::set_up_go),
+    ("boringtun", wireguard::set_up_boringtun),
+    (masque::NAME, masque::set_up),
+];
+
+/// Sets up every configuration that was asked for; one that cannot be is skipped with a reason.
+pub(crate) fn all(rig: &mut Rig, options: &Options) -> Result<Tunnels, Failure> {
+    let mut tunnels = Tunnels::default();
+    for (name, set_up) in ALL {
+        if !options.wants(name) {
+            tunnels
+                .skipped
+                .push((name, "BENCH_ONLY leaves it out".into()));
+            continue;
+        }
+        match set_up(rig, options) {
+            Ok(tunnel) => tunnels.up.push(tunnel),
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(why) => tunnels.skipped.push((name, why.to_string())),
+        }
+    }
+    if tunnels.up.is_empty() {
+        let why: Vec<String> = tunnels
+            .skipped
+            .iter()
+            .map(|(n, w)| format!("{n}: {w}"))
+            .collect();
+        return Err(Failure::Traffic(format!(
+            "no configuration is up\n{}",
+            why.join("\n")
+        )));
+    }
+    Ok(tunnels)
+}
