@@ -142,6 +142,9 @@ pub(crate) struct AttachArgs {
     /// Name of the TUN device [default: the first free of dc0, dc1, …]
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
+    /// Attach without a device: only `status` and `ping` use it; needs no privilege
+    #[arg(long, conflicts_with_all = ["device", "default_route"])]
+    pub(crate) no_tun: bool,
     /// Send everything into the tunnel; without it the default route is never touched
     #[arg(long)]
     pub(crate) default_route: bool,

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod attach;
 pub(crate) mod completions;
 pub(crate) mod detach;
 pub(crate) mod key;

@@ -47,6 +47,16 @@ impl Failure {
         }
     }
 
+    /// A failure that was told already.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self::new(exit, "", "")
+    }
+
+    /// Whether there is something to tell.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.what.is_empty()
+    }
+
     /// A file of ours could not be read or written.
     pub(crate) fn file(action: &str, path: &Path, error: &io::Error) -> Self {
         let exit = match error.kind() {

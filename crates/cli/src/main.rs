@@ -1,10 +1,20 @@
 //! The `datum-connect` command: attaches a machine to a VPC.
 
+/// A line on standard error. Unlike `eprintln!` it does not panic when nobody reads any more, say
+/// because the terminal of a background process was closed.
+macro_rules! say {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arguments)*);
+    }};
+}
+
 mod args;
 mod commands;
 mod control;
 mod dirs;
 mod failure;
+mod host;
 mod profile;
 
 use std::process::ExitCode;
@@ -31,7 +41,9 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("datum-connect: {failure}");
+            if !failure.is_silent() {
+                say!("datum-connect: {failure}");
+            }
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -45,10 +57,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
     let dirs = Dirs::new(&cli.global)?;
     match &cli.command {
+        Command::Attach(args) => commands::attach::run(args, &dirs),
         Command::Key(args) => commands::key::run(args, &dirs),
         Command::Detach(args) => commands::detach::run(args, &dirs),
         Command::Status(args) => commands::status::run(args, &dirs),
         Command::Ping(args) => commands::ping::run(args, &dirs),
-        Command::Attach(_) | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }

@@ -226,7 +226,7 @@ mod tests {
         let vpc: VpcName = "team/production-vpc".parse().unwrap();
         let profile = Profile::from(&typed("https://gw.example:4433"));
         profile.save(&dirs, &vpc).unwrap();
-        assert_eq!(Profile::list(&dirs), [vpc.clone()]);
+        assert_eq!(Profile::list(&dirs), std::slice::from_ref(&vpc));
 
         let again = Profile::load(&dirs, &vpc).unwrap();
         assert_eq!(again, profile);

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &DetachArgs, dirs: &Dirs) -> Result<(), Failure> {
             }
         }
         wait(dirs, &attachment)?;
-        eprintln!("detached from {}", attachment.vpc);
+        say!("detached from {}", attachment.vpc);
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
         Err(KeyFileError::Missing { .. }) => {
             let identity = ConnectorIdentity::generate()?;
             identity.save(&path)?;
-            eprintln!("made {}", path.display());
+            say!("made {}", path.display());
             identity
         }
         Err(error) => return Err(error.into()),

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &PingArgs, dirs: &Dirs) -> Result<(), Failure> {
                 rtts_us.push(rtt_us);
             }
             Answer::Error { reason } => {
-                eprintln!("seq={sequence}: {reason}");
+                say!("seq={sequence}: {reason}");
                 last = reason;
             }
             other => last = format!("unexpected answer {other:?}"),

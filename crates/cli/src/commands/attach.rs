@@ -1,0 +1,322 @@
+//! `datum-connect attach`.
+
+mod background;
+mod progress;
+mod serve;
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use masque_client::{
+    AttachConfig, AttachError, Attachment, ConnectorIdentity, Observer, Scope, ServerTrust, Target,
+    TunnelEvent, VpcName, attach, attach_tun,
+};
+use masque_netlink::NetlinkError;
+use masque_tun::{TunConfig, TunDevice, TunError, TunQueue};
+use nix::sys::signal::{SigSet, Signal};
+
+use self::{progress::Progress, serve::Serving};
+use crate::{
+    args::{AttachArgs, AuthMethod, TunnelArgs},
+    control::{Attachment as Running, ControlServer},
+    dirs::Dirs,
+    failure::{Exit, Failure},
+    host::{self, HostNetwork},
+    profile::{ConnectorSettings, Profile},
+};
+
+/// Devices are named dc0, dc1, …; nobody attaches to more VPCs at once.
+const DEVICES_MAX: usize = 64;
+/// How often an attachment without a device looks at packets nobody reads.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// Attaches until it is told to end.
+pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
+    let vpc = choose_vpc(args.vpc.as_ref(), dirs)?;
+    let tunnel = Profile::load(dirs, &vpc)?.complete(&args.tunnel)?;
+    let config = AttachConfig {
+        keep_trying: args.keep_trying,
+        ..config(&vpc, &tunnel, dirs)?
+    };
+    dirs.make_state()?;
+    if args.background && !args.child {
+        return background::start();
+    }
+    // Before any thread is there: they all inherit it.
+    let signals = block_signals()?;
+    if args.child {
+        // Not of the terminal's session, whose end would end us.
+        let _ = nix::unistd::setsid();
+    }
+    let note = note_path(dirs, &vpc);
+    host::recover(&note);
+    let progress = Progress {
+        connector: ConnectorSettings::load(dirs)?.connector(),
+        vpc: vpc.clone(),
+        gateway: config.gateway.to_string(),
+        child: args
+            .child
+            .then(|| dirs.state.join(format!("{}.log", vpc.file_stem()))),
+        profile: Some((dirs.clone(), Profile::from(&tunnel))),
+        was_up: false,
+    };
+    let session = if args.no_tun {
+        Session::without_device(&config, progress)?
+    } else {
+        Session::with_device(&config, progress, args, note)?
+    };
+    session.run(&vpc, dirs, signals)
+}
+
+/// An attachment and what it changed here.
+struct Session {
+    attachment: Attachment,
+    network: Option<Arc<Mutex<HostNetwork>>>,
+    device: String,
+}
+
+impl Session {
+    fn with_device(
+        config: &AttachConfig,
+        mut progress: Progress,
+        args: &AttachArgs,
+        note: PathBuf,
+    ) -> Result<Self, Failure> {
+        let (device, queue) = open_device(args.device.as_deref())?;
+        let network = HostNetwork::new(&device.name, args.default_route, note)
+            .map_err(|error| netlink(&error))?;
+        let network = Arc::new(Mutex::new(network));
+        let shared = Arc::clone(&network);
+        let name = device.name.clone();
+        let observer: Observer = Box::new(move |event| {
+            let mut network = shared
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            follow(&mut network, event, &name);
+            progress.tell(event, &name);
+        });
+        let attachment = attach_tun(config, queue, device.offloads, observer)?;
+        Ok(Self {
+            attachment,
+            network: Some(network),
+            device: device.name,
+        })
+    }
+
+    fn without_device(config: &AttachConfig, mut progress: Progress) -> Result<Self, Failure> {
+        let attached = attach(config)?;
+        let (events, receiver) = (attached.events, attached.receiver);
+        let sender = attached.sender;
+        thread::spawn(move || {
+            // Held, so that the attachment sees an application.
+            let _sender = sender;
+            loop {
+                while receiver.try_receive().is_ok() {}
+                match events.next_timeout(DRAIN_EVERY) {
+                    Some(event @ TunnelEvent::Closed(_)) => {
+                        return progress.tell(&event, "no device");
+                    }
+                    Some(event) => progress.tell(&event, "no device"),
+                    None => {}
+                }
+            }
+        });
+        Ok(Self {
+            attachment: attached.attachment,
+            network: None,
+            device: String::new(),
+        })
+    }
+
+    fn run(self, vpc: &VpcName, dirs: &Dirs, signals: SigSet) -> Result<(), Failure> {
+        let Self {
+            attachment,
+            network,
+            device,
+        } = self;
+        let handle = attachment.handle().clone();
+        let serving = Serving {
+            vpc: vpc.to_string(),
+            device,
+            handle: handle.clone(),
+        };
+        let path = Running::socket(dirs, vpc);
+        let server =
+            ControlServer::start(&path, Arc::new(serving)).map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => Failure::new(
+                    Exit::CannotCreate,
+                    format!("this machine is attached to {vpc} already"),
+                    format!("end that first: `datum-connect detach --vpc {vpc}`"),
+                ),
+                _ => Failure::file("make the control socket", &path, &error),
+            })?;
+        thread::spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                tracing::info!(%signal, "ending");
+                handle.stop();
+            }
+        });
+        let reason = attachment.join();
+        if let Some(network) = network {
+            let mut network = network
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            network.undo().map_err(|error| netlink(&error))?;
+        }
+        // Last, because `detach` waits for it.
+        drop(server);
+        reason.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// Gives the machine what an event says.
+fn follow(network: &mut HostNetwork, event: &TunnelEvent, device: &str) {
+    let done = match event {
+        TunnelEvent::Up(assignment) | TunnelEvent::Changed(assignment) => {
+            network.apply(assignment).map(|applied| {
+                for route in applied.left_out {
+                    say!("  left out      {route}: only --default-route takes the default route");
+                }
+                for (route, link) in applied.conflicts {
+                    say!("  warning       {route} is also this machine's own network on {link}");
+                }
+            })
+        }
+        TunnelEvent::Mtu(mtu_bytes) => network.set_mtu(*mtu_bytes),
+        TunnelEvent::Down { .. } => network.refresh_pin(),
+        _ => Ok(()),
+    };
+    if let Err(error) = done {
+        tracing::error!(%error, device, "the device is not as the gateway wants it");
+    }
+}
+
+/// The VPC that was named, or the only one that has a profile.
+pub(crate) fn choose_vpc(named: Option<&VpcName>, dirs: &Dirs) -> Result<VpcName, Failure> {
+    if let Some(vpc) = named {
+        return Ok(vpc.clone());
+    }
+    let mut known = Profile::list(dirs);
+    match (known.pop(), known.last()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Failure::new(
+            Exit::Usage,
+            "no VPC is named and none was attached to before",
+            "name one: `datum-connect attach --vpc NAME --gateway URL`",
+        )),
+        (Some(last), Some(other)) => Err(Failure::new(
+            Exit::Usage,
+            format!("no VPC is named and several are known, {other} and {last} among them"),
+            format!("name one: `--vpc {other}`"),
+        )),
+    }
+}
+
+/// What the flags mean to the SDK.
+pub(crate) fn config(
+    vpc: &VpcName,
+    args: &TunnelArgs,
+    dirs: &Dirs,
+) -> Result<AttachConfig, Failure> {
+    let Some(gateway) = args.gateway.clone() else {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("where the gateway of {vpc} is, is not known yet"),
+            format!("say it once: `datum-connect attach --vpc {vpc} --gateway https://HOST:PORT`"),
+        ));
+    };
+    let identity = ConnectorIdentity::load(&dirs.key_file(args.key.as_deref()))?;
+    let mut config = AttachConfig::new(gateway, vpc.clone(), Arc::new(identity));
+    if let Some(ca) = &args.ca {
+        // Read here, so that a missing file is told as what it is.
+        let pem = fs::read(ca).map_err(|error| Failure::file("read", ca, &error))?;
+        config.trust = ServerTrust::RootsPem(pem);
+    }
+    let target = args
+        .target
+        .map_or(Target::Any, |target| Target::Prefix(target.trunc()));
+    config.scope = Scope {
+        target,
+        protocol: args.protocol,
+    };
+    config.auth = match args.auth {
+        Some(AuthMethod::ClientCertificate) => masque_client::Auth::ClientCertificate,
+        Some(AuthMethod::ConcealedKey) | None => masque_client::Auth::ConcealedKey,
+    };
+    if let Some(mtu_bytes) = args.mtu {
+        config.mtu_max_bytes = mtu_bytes;
+    }
+    Ok(config)
+}
+
+fn open_device(name: Option<&str>) -> Result<(TunDevice, TunQueue), Failure> {
+    let open = |name: String| {
+        TunDevice::open(&TunConfig {
+            name,
+            queues: 1,
+            offload: true,
+        })
+    };
+    let mut opened = match name {
+        Some(name) => open(name.to_owned()),
+        None => open("dc0".to_owned()),
+    };
+    if name.is_none() {
+        for number in 1..DEVICES_MAX {
+            if !matches!(opened, Err(TunError::NameTaken(_))) {
+                break;
+            }
+            opened = open(format!("dc{number}"));
+        }
+    }
+    let (device, queues) = opened.map_err(|error| device_failure(&error))?;
+    let queue = queues.into_iter().next();
+    let queue = queue.ok_or_else(|| device_failure(&TunError::BadQueues(0)))?;
+    Ok((device, queue))
+}
+
+/// What a refused device means; its words say what to do.
+pub(crate) fn device_failure(error: &TunError) -> Failure {
+    let exit = match error {
+        TunError::NotPermitted => Exit::NoPermission,
+        TunError::BadName(_) => Exit::Usage,
+        _ => Exit::CannotCreate,
+    };
+    let advice = match error {
+        TunError::NotPermitted => "without a device: `--no-tun`",
+        _ => "",
+    };
+    Failure::new(exit, error.to_string(), advice)
+}
+
+fn netlink(error: &NetlinkError) -> Failure {
+    let exit = match error {
+        NetlinkError::NotPermitted { .. } => Exit::NoPermission,
+        _ => Exit::Io,
+    };
+    Failure::new(exit, error.to_string(), "")
+}
+
+/// Signals that end the attachment are waited for by a thread, not handled anywhere.
+fn block_signals() -> Result<SigSet, Failure> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|error| {
+        Failure::from(AttachError::Local {
+            reason: format!("signals cannot be blocked: {error}"),
+        })
+    })?;
+    Ok(signals)
+}
+
+/// Where what a crash would leave is written down.
+pub(crate) fn note_path(dirs: &Dirs, vpc: &VpcName) -> PathBuf {
+    dirs.state.join(format!("{}.undo", vpc.file_stem()))
+}

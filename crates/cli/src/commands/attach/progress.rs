@@ -1,0 +1,151 @@
+//! The lines a person sees while an attachment comes up and lives.
+
+use std::{fs, path::PathBuf};
+
+use masque_client::{Assignment, Stage, TunnelEvent, VpcName};
+
+use crate::{dirs::Dirs, profile::Profile};
+
+/// Routes shown in a line; `status --json` has them all.
+const ROUTES_SHOWN: usize = 6;
+
+/// Tells on standard error.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) connector: String,
+    pub(super) vpc: VpcName,
+    pub(super) gateway: String,
+    /// The log file of a background process, which is cut off from its starter once it is up.
+    pub(super) child: Option<PathBuf>,
+    /// What to remember once it worked.
+    pub(super) profile: Option<(Dirs, Profile)>,
+    pub(super) was_up: bool,
+}
+
+impl Progress {
+    pub(super) fn tell(&mut self, event: &TunnelEvent, device: &str) {
+        match event {
+            TunnelEvent::Stage(stage) if !self.was_up => self.stage(*stage),
+            TunnelEvent::Up(assignment) => self.up(assignment, device),
+            TunnelEvent::Changed(assignment) => say!("changed: {}", summary(assignment)),
+            TunnelEvent::Mtu(mtu_bytes) => tracing::info!(mtu_bytes, "the MTU changed"),
+            TunnelEvent::Draining => say!("the gateway is going away; moving"),
+            TunnelEvent::Down { error, retry_in } => {
+                let advice = error.advice();
+                let ms = retry_in.as_millis();
+                say!("not connected: {error}; {advice}; next attempt in {ms} ms");
+            }
+            // The command's exit tells the rest.
+            _ => {}
+        }
+    }
+
+    fn stage(&self, stage: Stage) {
+        match stage {
+            Stage::Resolve => line("resolve", &self.gateway),
+            Stage::Connect => line("connect", &self.gateway),
+            Stage::Authenticate => line("tls", "the gateway's certificate is good"),
+            Stage::Address => line("authenticated", &format!("as {}", self.connector)),
+            Stage::Up => {}
+        }
+    }
+
+    fn up(&mut self, assignment: &Assignment, device: &str) {
+        if self.was_up {
+            say!("connected again: {}", summary(assignment));
+            return;
+        }
+        self.was_up = true;
+        line("address", &list(&assignment.addresses, usize::MAX));
+        line("routes", &list(&assignment.routes, ROUTES_SHOWN));
+        line("mtu", &format!("{} on {device}", assignment.mtu_bytes));
+        if let Some((dirs, profile)) = self.profile.take()
+            && let Err(failure) = profile.save(&dirs, &self.vpc)
+        {
+            say!("the flags are not remembered: {failure}");
+        }
+        match self.child.take() {
+            None => say!("attached to {}; ctrl-c ends it", self.vpc),
+            Some(log) => {
+                say!(
+                    "attached to {} in the background, pid {}",
+                    self.vpc,
+                    std::process::id()
+                );
+                cut_off(&log);
+            }
+        }
+    }
+}
+
+fn line(what: &str, detail: &str) {
+    say!("  {what:<14}{detail}");
+}
+
+fn summary(assignment: &Assignment) -> String {
+    let Assignment {
+        addresses,
+        routes,
+        mtu_bytes,
+        ..
+    } = assignment;
+    let (addresses, routes) = (list(addresses, usize::MAX), list(routes, ROUTES_SHOWN));
+    format!("address {addresses}, routes {routes}, mtu {mtu_bytes}")
+}
+
+/// Prefixes with commas; a host's without its length.
+fn list(prefixes: &[ipnet::IpNet], max: usize) -> String {
+    if prefixes.is_empty() {
+        return "none".to_owned();
+    }
+    let texts: Vec<String> = prefixes
+        .iter()
+        .take(max)
+        .map(
+            |prefix| match prefix.prefix_len() == prefix.max_prefix_len() {
+                true => prefix.addr().to_string(),
+                false => prefix.to_string(),
+            },
+        )
+        .collect();
+    let more = prefixes.len().saturating_sub(max);
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    texts.join(", ") + &rest
+}
+
+/// Ends the pipe to the process that started us, and writes to the log from now on.
+fn cut_off(log: &PathBuf) {
+    let opened = fs::OpenOptions::new().create(true).append(true).open(log);
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    if let Ok(null) = null {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = match opened {
+            Ok(log) => nix::unistd::dup2_stderr(log),
+            Err(_) => nix::unistd::dup2_stderr(&null),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_short_and_plain() {
+        let prefixes: Vec<ipnet::IpNet> = ["10.0.100.50/32", "10.0.0.0/16"]
+            .iter()
+            .map(|t| t.parse().unwrap())
+            .collect();
+        assert_eq!(list(&prefixes, 9), "10.0.100.50, 10.0.0.0/16");
+        assert_eq!(list(&prefixes, 1), "10.0.100.50 and 1 more");
+        assert_eq!(list(&[], 9), "none");
+    }
+}
