@@ -349,3 +349,46 @@ fn a_new_object_is_not_ready() {
         assert_eq!(ready.unwrap()["status"], "Unknown", "{kind}");
     }
 }
+
+#[test]
+fn the_reference_has_every_field_and_reason() {
+    const REFERENCE: &str = include_str!("../../../../docs/reference/resources.md");
+    // Inside what Kubernetes itself defines.
+    const FOREIGN: [&str; 6] = [
+        "attachmentSelector",
+        "selector",
+        "affinity",
+        "tolerations",
+        "topologySpreadConstraints",
+        "resources",
+    ];
+    fn names(schema: &Value, found: &mut BTreeSet<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            found.insert(name.clone());
+            if !FOREIGN.contains(&name.as_str()) && name != "conditions" {
+                names(property, found);
+                names(&property["items"], found);
+            }
+            for word in property["enum"].as_array().into_iter().flatten() {
+                found.extend(word.as_str().map(str::to_owned));
+            }
+        }
+    }
+    let mut words = BTreeSet::new();
+    for object in good_objects() {
+        let schema = schema(object["kind"].as_str().unwrap());
+        names(&schema["properties"]["spec"], &mut words);
+        names(&schema["properties"]["status"], &mut words);
+    }
+    assert!(words.len() > 100);
+    words.extend(Reason::ALL.iter().map(ToString::to_string));
+    words.extend(ConditionType::ALL.iter().map(ToString::to_string));
+    let written: BTreeSet<_> = REFERENCE
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .collect();
+    let missing: Vec<_> = words
+        .iter()
+        .filter(|word| !written.contains(word.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
