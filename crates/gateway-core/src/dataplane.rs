@@ -7,6 +7,8 @@ mod directory;
 mod flows;
 mod idle;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod vpc;
 
 use std::collections::HashMap;

@@ -147,11 +147,11 @@ impl Gate<'_> {
         let Some(flow) = self.flows.flow_mut(at) else {
             return Ok(None);
         };
-        let fresh = flow.judged.epoch == self.vpc.epoch()
-            && flow.judged.generation == self.owner.generation
-            && self.now.unix_s < flow.judged.until_unix_s;
-        if !fresh {
-            self.judge_again(at, direction)?;
+        let fresh = flow
+            .judged
+            .holds(self.vpc.epoch(), self.owner.generation, self.now.unix_s);
+        if !fresh && !self.judge_again(at, direction)? {
+            return Ok(None);
         }
         let Some(flow) = self.flows.flow_mut(at) else {
             return Ok(None);
@@ -169,12 +169,13 @@ impl Gate<'_> {
         }))
     }
 
-    /// Judges a flow by the rules of now. What is not allowed any more is cut; a packet of the side
-    /// that did not open it may then open one of its own, so it gets no error here.
+    /// Judges a flow by the rules of now and says whether it stays. What is not allowed any more is
+    /// cut; a packet of the side that did not open it may then open one of its own, so it gets no
+    /// error here.
     #[cold]
-    fn judge_again(&mut self, at: u32, direction: Direction) -> Result<(), DropReason> {
+    fn judge_again(&mut self, at: u32, direction: Direction) -> Result<bool, DropReason> {
         let Some(flow) = self.flows.flow_mut(at) else {
-            return Ok(());
+            return Ok(false);
         };
         let (key, opener) = (flow.id().key, flow.state.opener());
         match self.judge(opener, &key) {
@@ -182,14 +183,14 @@ impl Gate<'_> {
                 if let Some(flow) = self.flows.flow_mut(at) {
                     flow.judged = judged;
                 }
-                Ok(())
+                Ok(true)
             }
             Err(reason) => {
                 self.flows.remove(at);
                 if opener == direction {
                     Err(reason)
                 } else {
-                    Ok(())
+                    Ok(false)
                 }
             }
         }
@@ -248,9 +249,9 @@ impl Gate<'_> {
                 continue;
             };
             let opener = flow.state.opener();
-            let fresh = flow.judged.epoch == self.vpc.epoch()
-                && flow.judged.generation == self.owner.generation
-                && self.now.unix_s < flow.judged.until_unix_s;
+            let fresh = flow
+                .judged
+                .holds(self.vpc.epoch(), self.owner.generation, self.now.unix_s);
             if fresh || self.judge_again(at, opener).is_ok() {
                 return Ok(Pass::default());
             }

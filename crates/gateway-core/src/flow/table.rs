@@ -64,6 +64,15 @@ pub(crate) struct Judged {
     pub(crate) until_unix_s: u64,
 }
 
+impl Judged {
+    /// Whether the judgement still holds under these tables, this generation of the owner and at
+    /// this time.
+    #[inline]
+    pub(crate) const fn holds(&self, epoch: u64, generation: u32, unix_s: u64) -> bool {
+        self.epoch == epoch && self.generation == generation && unix_s < self.until_unix_s
+    }
+}
+
 /// One flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {

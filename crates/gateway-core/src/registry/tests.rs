@@ -403,7 +403,8 @@ fn fixed_addresses_conflict_visibly() {
 fn a_snapshot_that_cannot_run_leaves_the_former_one() {
     let good = snapshot("vpc", 2);
     let mut registry = registry(&[&good]);
-    let cases: [(fn(&mut Snapshot), SnapshotError); 5] = [
+    type Edit = fn(&mut Snapshot);
+    let cases: [(Edit, SnapshotError); 5] = [
         (
             |bad| bad.attachments[1].key = key(1),
             SnapshotError::DuplicateKey(name("attachment-2")),
