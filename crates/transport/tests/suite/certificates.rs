@@ -58,4 +58,18 @@ impl TestTls {
         let trust = ServerTrust::RootsPem(self.chain_pem.clone().into_bytes());
         client_config(ClientTls { trust, identity }.build().unwrap()).unwrap()
     }
+
+    /// A client that offers another protocol.
+    pub(crate) fn client_speaking(&self, alpn: &[u8]) -> quinn_proto::ClientConfig {
+        let trust = ServerTrust::RootsPem(self.chain_pem.clone().into_bytes());
+        let tls = ClientTls {
+            trust,
+            identity: None,
+        }
+        .build()
+        .unwrap();
+        let mut tls = Arc::unwrap_or_clone(tls);
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        client_config(Arc::new(tls)).unwrap()
+    }
 }

@@ -10,6 +10,7 @@
 mod admission;
 mod certificates;
 mod driver;
+mod hostile;
 mod pair;
 mod path;
 mod queues;

@@ -20,6 +20,8 @@ pub(crate) struct Link {
     pub(crate) latency: Duration,
     /// Of a thousand datagrams so many are lost.
     pub(crate) loss_permille: u64,
+    /// In so many of a thousand datagrams one bit is turned.
+    pub(crate) damage_permille: u64,
     /// Larger UDP payloads are lost.
     pub(crate) udp_payload_bytes: usize,
     /// Datagrams on the way at one time; more are lost.
@@ -31,6 +33,7 @@ impl Default for Link {
         Self {
             latency: Duration::from_millis(10),
             loss_permille: 0,
+            damage_permille: 0,
             udp_payload_bytes: 1472,
             capacity: usize::MAX,
         }
@@ -178,7 +181,7 @@ impl Pair {
         from: SocketAddr,
         destination: SocketAddr,
         ecn: Option<EcnCodepoint>,
-        data: Vec<u8>,
+        mut data: Vec<u8>,
     ) {
         let to = if destination == self.server_addr {
             End::Server
@@ -192,6 +195,10 @@ impl Pair {
         if !known || unlucky || full || data.len() > self.link.udp_payload_bytes {
             self.lost += 1;
             return;
+        }
+        if self.draw() % 1000 < self.link.damage_permille {
+            let bit = self.draw() as usize % (data.len() * 8);
+            data[bit / 8] ^= 1 << (bit % 8);
         }
         let largest = &mut self.largest[to as usize];
         *largest = data.len().max(*largest);
