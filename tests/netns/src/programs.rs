@@ -1,0 +1,57 @@
+//! Where the programs under test are.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Names the folder of the programs, instead of the one beside this test.
+const FOLDER_VARIABLE: &str = "MASQUE_BIN";
+const PROGRAMS: [&str; 2] = ["masque-gateway", "datum-connect"];
+
+/// The path of `masque-gateway` or `datum-connect` of the profile this test was built with. Builds
+/// both, once, when they are not there.
+#[track_caller]
+pub fn program(name: &str) -> &'static Path {
+    static FOUND: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    let at = PROGRAMS.iter().position(|p| *p == name);
+    let at = at.unwrap_or_else(|| panic!("no program of ours: {name}"));
+    &FOUND.get_or_init(find)[at]
+}
+
+fn find() -> [PathBuf; 2] {
+    let folder = match env::var_os(FOLDER_VARIABLE) {
+        Some(folder) => PathBuf::from(folder),
+        None => profile_folder(),
+    };
+    let paths = PROGRAMS.map(|name| folder.join(name));
+    if paths.iter().any(|path| !path.exists()) {
+        build(&folder);
+    }
+    for path in &paths {
+        assert!(path.exists(), "{} is not there", path.display());
+    }
+    paths
+}
+
+/// `target/PROFILE` of `target/PROFILE/deps/netns-…`.
+fn profile_folder() -> PathBuf {
+    let this = env::current_exe().expect("the path of this program");
+    let folder = this.ancestors().nth(2);
+    folder.expect("a test lies in target/PROFILE/deps").into()
+}
+
+fn build(folder: &Path) {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("build");
+    for name in PROGRAMS {
+        command.args(["-p", name]);
+    }
+    if folder.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().expect("cargo");
+    assert!(status.success(), "{command:?}: {status}");
+}
