@@ -83,6 +83,11 @@ fn a_typo_in_a_policy_keeps_its_rules() {
         let text = base().replace("action: Deny", typo);
         assert_eq!(reloaded(&text, &first).snapshots, first, "{typo}");
     }
+    // One that only the compiler sees, likewise.
+    let wrong = "action: Deny, ports: [{protocol: ICMP, port: 1}]";
+    let compiled = after(&base().replace("action: Deny", wrong), &first);
+    assert_eq!(reasons(&compiled), [Reason::Invalid]);
+    assert_eq!(compiled.snapshots, first);
 }
 
 #[test]
