@@ -1,0 +1,345 @@
+//! A gateway without sockets, threads or kernel: the same machines that the binary's shards drive,
+//! and VPCs whose one workload answers every packet.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use masque_gateway_core::{
+    AdmitRequest, ClientVerdict, Dataplane, DataplaneConfig, EndReason, Grant, HopLimit, Now,
+    Registry, RegistryConfig, Scope, SlotId, VpcIndex, VpcVerdict,
+};
+use masque_http3::{self as http3, RequestHead, StreamId};
+use masque_model::{ConnectorKey, Snapshot};
+use masque_packet::{ip, segment::GsoInfo};
+use masque_protocol::{Event as Capsule, Role, Session, concealed, from_prefixes, request};
+use masque_testkit::DevelopmentCa;
+use masque_transport::{
+    ConnId, Event, Machine, MachineConfig, ShardId, Transmit, server_config,
+    tls::{CertificateStore, ServerCertificate, ServerTls},
+};
+
+/// What the gateway keeps over a restart: certificate and addresses.
+pub struct Site {
+    /// Its certificate authority.
+    pub ca: DevelopmentCa,
+    certificate: String,
+    key: String,
+}
+
+impl Site {
+    /// A gateway called `name`.
+    pub fn new(name: &str) -> Self {
+        let ca = DevelopmentCa::new();
+        let server = ca.server(&[name]);
+        Self {
+            certificate: server.cert_pem,
+            key: server.key_pem,
+            ca,
+        }
+    }
+}
+
+struct Tunnel {
+    protocol: Session,
+    grant: Grant,
+    slot: SlotId,
+}
+
+/// One gateway process.
+pub struct Gateway {
+    machine: Machine,
+    /// Who is attached and has which address.
+    pub registry: Registry,
+    plane: Dataplane,
+    tunnels: BTreeMap<(ConnId, StreamId), Tunnel>,
+    /// Packets that left into each VPC.
+    pub into_vpc: Vec<(VpcIndex, Vec<u8>)>,
+    /// Answer what arrives in a VPC by the same packet with its addresses swapped.
+    pub echo: bool,
+    epoch: Instant,
+}
+
+impl Gateway {
+    /// A process that has just started.
+    pub fn new(site: &Site, snapshots: &[Snapshot], seed: u8, now: Instant) -> Self {
+        let at = rustls_pki_types::UnixTime::now();
+        let (chain, key) = (site.certificate.as_bytes(), site.key.as_bytes());
+        let certificate = ServerCertificate::from_pem(chain, key, at, "simulation").unwrap();
+        let tls = ServerTls {
+            certificates: CertificateStore::new(vec![certificate]).unwrap(),
+            ask_client_certificate: true,
+        };
+        let server = server_config(tls.build().unwrap(), &[3; 32]).unwrap();
+        let config = MachineConfig::new([seed; 32], [seed; 32]);
+        let http = http3::Config::default();
+        let mut registry = Registry::new(RegistryConfig::default());
+        let shared = snapshots.iter().cloned().map(Arc::new).collect();
+        let changes = registry.apply(Now::default(), shared);
+        assert!(changes.refused.is_empty(), "{:?}", changes.refused);
+        let config_plane = DataplaneConfig {
+            hop_limit: HopLimit::DecrementHere,
+            flow_entries: 1024,
+            ..DataplaneConfig::default()
+        };
+        Self {
+            machine: Machine::server(config, server, http, ShardId::SINGLE, now),
+            plane: Dataplane::new(config_plane, Now::default(), changes.tables),
+            registry,
+            tunnels: BTreeMap::new(),
+            into_vpc: Vec::new(),
+            echo: true,
+            epoch: now,
+        }
+    }
+
+    /// A UDP datagram arrived.
+    pub fn receive(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        self.machine
+            .handle_udp(now, from, None, None, BytesMut::from(data));
+    }
+
+    /// What a shard's turn does.
+    pub fn turn(&mut self, now: Instant) {
+        self.machine.handle_timeouts(now);
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                Event::Http { conn, event } => self.handle_http(conn, event, now),
+                Event::Closed { conn, .. } => {
+                    let gone: Vec<_> = self
+                        .tunnels
+                        .keys()
+                        .filter(|(owner, _)| *owner == conn)
+                        .copied()
+                        .collect();
+                    for key in gone {
+                        self.end(key, now);
+                    }
+                }
+                Event::DatagramSize { conn, .. } => self.update_mtu(conn),
+                _ => {}
+            }
+        }
+        while let Some((conn, stream, payload)) = self.machine.poll_datagram() {
+            let Some(tunnel) = self.tunnels.get(&(conn, stream)) else {
+                continue;
+            };
+            if let Ok(packet) = tunnel.protocol.handle_datagram(payload) {
+                self.from_client((conn, stream), &packet, now);
+            }
+        }
+    }
+
+    /// The next UDP datagrams to send.
+    pub fn transmit(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.machine.poll_transmit(now, buf)
+    }
+
+    /// When it must be called again.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.machine.next_deadline()
+    }
+
+    /// How many tunnels are open.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    fn now(&self, at: Instant) -> Now {
+        Now {
+            mono_ms: at.duration_since(self.epoch).as_millis() as u64,
+            unix_s: 1_700_000_000,
+        }
+    }
+
+    fn handle_http(&mut self, conn: ConnId, event: http3::Event, at: Instant) {
+        match event {
+            http3::Event::Request { stream, head } => self.handle_request(conn, stream, &head, at),
+            http3::Event::Data { stream, data } => {
+                let now = self.now(at);
+                let Some(tunnel) = self.tunnels.get_mut(&(conn, stream)) else {
+                    return;
+                };
+                tunnel.protocol.handle_data(data, now.mono_ms);
+                self.pump((conn, stream), at);
+            }
+            http3::Event::Finished { stream } | http3::Event::Reset { stream, .. } => {
+                self.end((conn, stream), at);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_request(&mut self, conn: ConnId, stream: StreamId, head: &RequestHead, at: Instant) {
+        let now = self.now(at);
+        let vpc = head
+            .path
+            .as_deref()
+            .and_then(|path| path.split('/').nth(2))
+            .map(str::to_owned);
+        let granted = self.identify(conn, head).and_then(|key| {
+            let scope = Scope::default();
+            let request = AdmitRequest {
+                key,
+                vpc: vpc.as_deref(),
+                listener: None,
+                scope: &scope,
+                shard: 0,
+                ipv4: true,
+                ipv6: true,
+            };
+            self.registry.admit(now, &request).ok()
+        });
+        let http = self.machine.http(conn).unwrap();
+        let Some(admitted) = granted else {
+            http.send_response(stream, &request::refusal(404, None), true)
+                .unwrap();
+            return;
+        };
+        http.send_response(stream, &request::ok_response(), false)
+            .unwrap();
+        http.accept_datagrams(stream);
+        let grant = admitted.grant;
+        let mtu = self.mtu(conn, stream);
+        let slot = self.plane.attach(now, &grant, mtu).unwrap();
+        let mut protocol = Session::new(Role::Proxy);
+        protocol.assign(&grant.addresses).unwrap();
+        protocol
+            .advertise(from_prefixes(&grant.routes, None))
+            .unwrap();
+        self.tunnels.insert(
+            (conn, stream),
+            Tunnel {
+                protocol,
+                grant,
+                slot,
+            },
+        );
+        self.pump((conn, stream), at);
+    }
+
+    fn identify(&self, conn: ConnId, head: &RequestHead) -> Option<ConnectorKey> {
+        let credentials = concealed::parse(head.values("authorization").next()?)?;
+        let (host, port) = head.authority.as_deref()?.rsplit_once(':')?;
+        let context = concealed::export_context(&concealed::ExportContext {
+            key_id: &credentials.key_id,
+            public_key: &credentials.public_key,
+            scheme: head.scheme.as_deref()?,
+            host,
+            port: port.parse().ok()?,
+            realm: &credentials.realm,
+        });
+        let mut output = [0; concealed::EXPORTER_OUTPUT_BYTES];
+        let label = concealed::EXPORTER_LABEL;
+        self.machine
+            .export_keying_material(conn, label, &context, &mut output)
+            .ok()?;
+        concealed::verify(&credentials, &output)
+            .then(|| ConnectorKey::from_bytes(credentials.public_key))
+    }
+
+    fn pump(&mut self, key: (ConnId, StreamId), at: Instant) {
+        let Some(tunnel) = self.tunnels.get_mut(&key) else {
+            return;
+        };
+        let mut capsules: Vec<Bytes> = Vec::new();
+        while let Some(event) = tunnel.protocol.poll_event().unwrap() {
+            if let Capsule::DatagramCapsule(packet) = event {
+                capsules.push(packet);
+            }
+        }
+        while let Some(capsule) = tunnel.protocol.poll_transmit() {
+            let http = self.machine.http(key.0).unwrap();
+            http.send_data(key.1, capsule, false).unwrap();
+        }
+        for packet in capsules {
+            self.from_client(key, &packet, at);
+        }
+    }
+
+    fn mtu(&self, conn: ConnId, stream: StreamId) -> u16 {
+        let payload = self.machine.max_datagram_payload(conn, stream).unwrap_or(0);
+        u16::try_from(payload.saturating_sub(1))
+            .unwrap_or(u16::MAX)
+            .max(1280)
+    }
+
+    fn update_mtu(&mut self, conn: ConnId) {
+        let keys: Vec<_> = self
+            .tunnels
+            .keys()
+            .filter(|(owner, _)| *owner == conn)
+            .copied()
+            .collect();
+        for (conn, stream) in keys {
+            let mtu = self.mtu(conn, stream);
+            self.plane.set_mtu(self.tunnels[&(conn, stream)].slot, mtu);
+        }
+    }
+
+    fn end(&mut self, key: (ConnId, StreamId), at: Instant) {
+        let now = self.now(at);
+        if let Some(tunnel) = self.tunnels.remove(&key) {
+            self.plane.detach(tunnel.slot);
+            self.registry
+                .release(now, tunnel.grant.session, EndReason::ConnectionLost);
+        }
+    }
+
+    fn from_client(&mut self, key: (ConnId, StreamId), packet: &[u8], at: Instant) {
+        let now = self.now(at);
+        let tunnel = &self.tunnels[&key];
+        let (slot, vpc) = (tunnel.slot, tunnel.grant.index);
+        let (mut packet, mut reply) = (packet.to_vec(), vec![0; 2048]);
+        match self.plane.from_client(now, slot, &mut packet, &mut reply) {
+            ClientVerdict::Forward { .. } => {
+                self.into_vpc.push((vpc, packet.clone()));
+                if self.echo {
+                    let mut answer = swapped(&packet);
+                    self.from_vpc(vpc, &mut answer, now);
+                }
+            }
+            ClientVerdict::Reply { len_bytes, .. } => self.to_client(key, &reply[..len_bytes]),
+            ClientVerdict::Drop(_) => {}
+        }
+    }
+
+    /// A packet came out of a VPC.
+    fn from_vpc(&mut self, vpc: VpcIndex, packet: &mut [u8], now: Now) {
+        let mut reply = vec![0; 2048];
+        let verdict = self
+            .plane
+            .from_vpc(now, vpc, packet, &GsoInfo::default(), &mut reply);
+        if let VpcVerdict::ToSession { slot, .. } = verdict {
+            let found = self.tunnels.iter().find(|(_, tunnel)| tunnel.slot == slot);
+            let key = *found.expect("a verdict names an open session").0;
+            self.to_client(key, packet);
+        }
+    }
+
+    fn to_client(&mut self, (conn, stream): (ConnId, StreamId), packet: &[u8]) {
+        // A full queue or a closed connection drops the packet, as in the binary.
+        let _dropped = self
+            .machine
+            .send_datagram(conn, stream, packet.len() + 1, |out| {
+                out[0] = 0;
+                out[1..].copy_from_slice(packet);
+            });
+    }
+}
+
+/// The packet as its receiver would send it back: addresses and ports swapped, which leaves every
+/// checksum right; echo requests become replies.
+fn swapped(packet: &[u8]) -> Vec<u8> {
+    let header = ip::parse(packet).expect("the dataplane forwards valid packets only");
+    let mut out = packet.to_vec();
+    let (source, destination, size) = match header.version {
+        ip::IpVersion::V4 => (12, 16, 4),
+        ip::IpVersion::V6 => (8, 24, 16),
+    };
+    out[source..source + size].copy_from_slice(&packet[destination..destination + size]);
+    out[destination..destination + size].copy_from_slice(&packet[source..source + size]);
+    let upper = header.upper_offset;
+    out[upper..upper + 2].copy_from_slice(&packet[upper + 2..upper + 4]);
+    out[upper + 2..upper + 4].copy_from_slice(&packet[upper..upper + 2]);
+    out
+}
