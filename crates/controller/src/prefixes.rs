@@ -25,12 +25,6 @@ pub(crate) fn intersect(a: &[IpNet], b: &[IpNet]) -> Vec<IpNet> {
     normalize(&common)
 }
 
-/// Whether every address of `inner` is in the set.
-pub(crate) fn covers(set: &[IpNet], inner: &IpNet) -> bool {
-    let common = intersect(set, std::slice::from_ref(inner));
-    common == [*inner]
-}
-
 /// Whether two prefixes have an address in common.
 pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     contains(a, b) || contains(b, a)
@@ -85,12 +79,6 @@ mod tests {
                 prop_assert_eq!(in_set(&common, &address), expected, "{}", address);
             }
             prop_assert_eq!(normalize(&common), common);
-        }
-
-        #[test]
-        fn cover_is_per_address(set in prop::collection::vec(prefix(), 0..8), p in prefix()) {
-            let expected = addresses().filter(|a| p.contains(a)).all(|a| in_set(&set, &a));
-            prop_assert_eq!(covers(&set, &p), expected);
         }
     }
 }

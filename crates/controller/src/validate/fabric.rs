@@ -9,7 +9,7 @@ use masque_model::{Fabric, FabricRoute, Sid, StaticFabric};
 use super::{Report, net};
 use crate::prefixes;
 
-/// Checks the fabric; `routes` is what the VPC offers, and every part of it should have a SID.
+/// Checks the fabric; `routes` is what the VPC offers, and a prefix without any SID leads nowhere.
 pub(super) fn fabric(
     fabric: &ApiFabric,
     routes: &[IpNet],
@@ -70,8 +70,8 @@ fn static_fabric(
     let routes = routes(block, &own, report);
     let known: Vec<_> = routes.iter().map(|route| route.prefix).collect();
     for route in prefixes::normalize(offered) {
-        if !prefixes::covers(&known, &route) {
-            let message = format_args!("no SID for all of {route}, which spec.routes offers");
+        if prefixes::intersect(&known, std::slice::from_ref(&route)).is_empty() {
+            let message = format_args!("no SID for any part of {route}, which spec.routes offers");
             let hint = "add a route to every node of the VPC";
             let field = "spec.fabric.static.routes";
             report.warn(field, Reason::SIDNotRegistered, message, hint);

@@ -82,7 +82,7 @@ fn a_route_without_a_sid_is_a_warning() {
     );
     let compiled = compiled(&text);
     assert_eq!(reasons(&compiled), [Reason::SIDNotRegistered]);
-    assert!(lines(&compiled)[0].contains("no SID for all of 10.7.0.0/24"));
+    assert!(lines(&compiled)[0].contains("no SID for any part of 10.7.0.0/24"));
     assert_eq!(compiled.snapshots.len(), 1);
 }
 
