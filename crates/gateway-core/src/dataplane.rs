@@ -30,8 +30,9 @@ use slot::Slot;
 /// Who takes one from the hop limit: RFC 9484 §7.2 wants it done once per direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HopLimit {
-    /// The kernel forwards between the TUN device and the VPC, and does it: a packet from the
-    /// client with nothing left is answered here, no packet is changed.
+    /// The kernel does it for packets from the VPC, which it forwards to the TUN device after
+    /// decapsulation, but not for packets into the VPC: seg6 encapsulates them before it forwards,
+    /// and takes one from the outer header only. So it is done here for the latter.
     #[default]
     KernelDecrements,
     /// The bridge does not: it is done here, in both directions.
@@ -63,6 +64,9 @@ pub struct DataplaneConfig {
     pub sessions_max: u32,
     /// Who takes one from the hop limit.
     pub hop_limit: HopLimit,
+    /// The longest IP packet that fits into the fabric, in bytes; see
+    /// [`set_fabric_mtu`](Dataplane::set_fabric_mtu).
+    pub fabric_mtu_bytes: u16,
     /// Lower the MSS option of TCP SYNs to what the tunnel carries (both directions).
     pub clamp_mss: bool,
     /// ICMP messages about the packets of one session.
@@ -79,6 +83,7 @@ impl Default for DataplaneConfig {
             hash_seed: 0,
             sessions_max: 65_536,
             hop_limit: HopLimit::KernelDecrements,
+            fabric_mtu_bytes: u16::MAX,
             clamp_mss: true,
             session_icmp: IcmpRates {
                 errors_per_second: 100,
@@ -283,6 +288,12 @@ impl Dataplane {
         if let Some(slot) = self.slot_mut(slot) {
             slot.mtu_bytes = mtu_bytes;
         }
+    }
+
+    /// Sets the longest IP packet that fits into the fabric: the underlay's MTU less the outer
+    /// header. A client whose packet is longer is told so (Packet Too Big).
+    pub fn set_fabric_mtu(&mut self, mtu_bytes: u16) {
+        self.config.fabric_mtu_bytes = mtu_bytes;
     }
 
     /// The session in a slot.

@@ -185,7 +185,11 @@ impl Shard {
 
     fn obey(&mut self, command: Command, at: Instant, now: Now) {
         match command {
-            Command::Tables(tables) => self.plane.set_tables(now, tables),
+            Command::Tables(tables) => {
+                self.plane.set_tables(now, tables);
+                let mtu = u16::try_from(self.control.fabric_mtu_bytes()).unwrap_or(u16::MAX);
+                self.plane.set_fabric_mtu(mtu);
+            }
             Command::OpenVpc {
                 vpc,
                 queue,

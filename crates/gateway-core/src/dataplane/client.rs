@@ -12,7 +12,8 @@ use super::checks::{
 };
 use super::flows::{Gate, Pass};
 use super::slot::{Slot, take_bits};
-use super::{ClientVerdict, Dataplane, DataplaneConfig, HopLimit};
+use super::vpc::too_big;
+use super::{ClientVerdict, Dataplane, DataplaneConfig};
 use crate::id::{Now, SlotId};
 use crate::reason::DropReason;
 use crate::tables::{LINK_LOCAL, VpcTables};
@@ -168,10 +169,13 @@ fn finish(
     if header.hop_limit <= 1 {
         return Err(DropReason::HopLimitExceeded.into());
     }
+    if packet.len() > usize::from(config.fabric_mtu_bytes) {
+        return Err(too_big(&header, packet, config.fabric_mtu_bytes));
+    }
     if !take_bits(&mut slot.to_vpc_bits, now, packet.len()) {
         return Err(Rejection::silent(DropReason::RateLimited));
     }
-    if config.hop_limit == HopLimit::DecrementHere && decrement_hop_limit(packet) {
+    if decrement_hop_limit(packet) {
         header.hop_limit -= 1;
     }
     let clamped = config.clamp_mss

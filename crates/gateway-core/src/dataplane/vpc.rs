@@ -316,7 +316,7 @@ fn finish(
 
 /// RFC 9484 §7.2.1: ICMPv6 Packet Too Big, ICMPv4 Fragmentation Needed with the next hop's MTU.
 #[cold]
-fn too_big(header: &IpHeader, packet: &[u8], mtu_bytes: u16) -> Rejection {
+pub(super) fn too_big(header: &IpHeader, packet: &[u8], mtu_bytes: u16) -> Rejection {
     const DONT_FRAGMENT: u8 = 0x40;
     let may_be_fragmented = header.version == IpVersion::V4
         && packet

@@ -1,0 +1,274 @@
+//! Invariant 7: the packet loop allocates nothing at steady state.
+#![allow(
+    unsafe_code,
+    reason = "a counting allocator has to implement GlobalAlloc"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use masque_gateway_core::{
+    AdmitRequest, ClientVerdict, Dataplane, DataplaneConfig, Now, Registry, RegistryConfig, Scope,
+    SlotId, VpcIndex, VpcVerdict,
+};
+use masque_model::{
+    Action, AddressPool, Attachment, AttachmentLimits, AttachmentSet, AuthMethods, BridgeMode,
+    ConnectorKey, Direction, Fabric, Mode, ObjectName, PortMatch, PrefixMatch, ProtocolMatch, Rule,
+    SessionLimits, Sid, Snapshot, StaticFabric,
+};
+use masque_packet::build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp};
+use masque_packet::segment::GsoInfo;
+
+/// Counts the allocations of each thread, so that the test harness does not count.
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // During the teardown of a thread there is no counter, and nothing to count.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those of the system allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are those of the system allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those of the system allocator.
+        unsafe { System.realloc(pointer, layout, new_bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(mut f: impl FnMut()) -> u64 {
+    let before = COUNT.get();
+    f();
+    COUNT.get() - before
+}
+
+const SESSIONS: u8 = 8;
+const NOW: Now = Now {
+    mono_ms: 1_000,
+    unix_s: 1_000,
+};
+
+fn key(number: u8) -> ConnectorKey {
+    ConnectorKey::from_bytes([number; 32])
+}
+
+/// A thousand rules: 998 that name ports or prefixes that nothing here has, one that allows the
+/// flows of the test, and one in Audit mode.
+fn rules() -> Vec<Rule> {
+    let rule = |number: u16, mode, prefix: String, port| Rule {
+        policy: ObjectName::new("default", "policy"),
+        name: format!("rule-{number}"),
+        mode,
+        action: if mode == Mode::Audit || number % 2 == 0 {
+            Action::Deny
+        } else {
+            Action::Allow
+        },
+        direction: Direction::ToVpc,
+        attachments: AttachmentSet::All,
+        prefixes: vec![PrefixMatch {
+            prefix: prefix.parse().unwrap(),
+            except: Vec::new(),
+        }],
+        ports: vec![PortMatch {
+            protocol: ProtocolMatch::Number(6),
+            ports: port,
+        }],
+        not_after_unix_s: None,
+    };
+    let mut rules: Vec<Rule> = (0..998)
+        .map(|number| {
+            let prefix = format!("10.{}.{}.0/24", number / 250 + 1, number % 250);
+            rule(number, Mode::Enforce, prefix, Some((1, 65_535)))
+        })
+        .collect();
+    let mut all = rule(999, Mode::Enforce, "10.0.0.0/8".into(), None);
+    (all.prefixes, all.ports) = (Vec::new(), Vec::new());
+    rules.push(all);
+    rules.push(rule(
+        1_000,
+        Mode::Audit,
+        "10.0.0.0/24".into(),
+        Some((80, 80)),
+    ));
+    rules
+}
+
+fn snapshot() -> Snapshot {
+    let attachments = (1..=SESSIONS).map(|number| Attachment {
+        name: ObjectName::new("default", format!("a{number}")),
+        connector: "laptop".into(),
+        key: key(number),
+        ipv4: true,
+        ipv6: true,
+        addresses: vec![IpAddr::from([10, 200, 0, number + 1])],
+        routes: vec!["10.0.0.0/16".parse().unwrap()],
+        suspended: false,
+        limits: AttachmentLimits {
+            sessions: 4,
+            bits_per_second: Some(1 << 40),
+        },
+    });
+    let pool = |prefix: &str| AddressPool {
+        prefix: prefix.parse().unwrap(),
+        reserved: Vec::new(),
+    };
+    Snapshot {
+        version: 1,
+        ingress_point: ObjectName::new("default", "gateway"),
+        vpc: ObjectName::new("default", "vpc"),
+        listeners: Vec::new(),
+        auth: AuthMethods {
+            concealed_key: true,
+            client_certificate: true,
+        },
+        pools: vec![pool("10.200.0.0/24")],
+        routes: vec!["10.0.0.0/16".parse().unwrap()],
+        fabric: Fabric::Static(StaticFabric {
+            local_sid: Sid("2001:db8:ff03:1:e001::".parse().unwrap()),
+            local_sid_ipv4: None,
+            source_address: "2001:db8:ff03:1::1".parse().unwrap(),
+            routes: Vec::new(),
+        }),
+        bridge: BridgeMode::Kernel,
+        mtu_bytes: None,
+        sessions: SessionLimits {
+            idle_timeout_ms: 60_000,
+            resume_window_ms: 0,
+            address_quarantine_ms: 0,
+            max_total: 100,
+        },
+        attachments: attachments.collect(),
+        rules: rules(),
+        drain_deadline_ms: 0,
+    }
+}
+
+fn shard() -> (Registry, Dataplane, Vec<SlotId>) {
+    let mut registry = Registry::new(RegistryConfig::default());
+    let changes = registry.apply(NOW, vec![Arc::new(snapshot())]);
+    assert!(changes.conflicts.is_empty() && changes.refused.is_empty());
+    let config = DataplaneConfig {
+        flow_entries: 1_024,
+        ..DataplaneConfig::default()
+    };
+    let mut plane = Dataplane::new(config, NOW, changes.tables);
+    let scope = Scope::default();
+    let slots = (1..=SESSIONS).map(|number| {
+        let request = AdmitRequest {
+            key: key(number),
+            vpc: None,
+            listener: None,
+            scope: &scope,
+            shard: 0,
+            ipv4: true,
+            ipv6: true,
+        };
+        let grant = registry.admit(NOW, &request).unwrap().grant;
+        plane.attach(NOW, &grant, 1_400).unwrap()
+    });
+    let slots = slots.collect();
+    (registry, plane, slots)
+}
+
+fn client(number: usize) -> IpAddr {
+    IpAddr::from([10, 200, 0, u8::try_from(number).unwrap() + 2])
+}
+
+/// Packets of one session in both directions: known flows, many new flows, and everything that is
+/// refused and answered.
+fn packets(number: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (client, server) = (client(number), IpAddr::from([10, 0, 0, 9]));
+    let fields = TcpFields::default();
+    let mut up = vec![
+        build_udp(client, server, 1_000, 53, &[0; 64]),
+        build_tcp(client, server, 1_000, 80, &fields, &[0; 512]),
+        build_icmp_echo(client, server, 7, 1, &[0; 56]),
+        build_icmp_echo(client, IpAddr::from([10, 200, 0, 1]), 7, 1, &[0; 56]),
+        build_udp(server, client, 1_000, 53, &[0; 64]),
+        build_udp(client, IpAddr::from([10, 9, 0, 1]), 1_000, 53, &[0; 64]),
+        build_tcp(client, IpAddr::from([10, 1, 0, 1]), 1_000, 80, &fields, &[]),
+        build_ip(client, server, 47, &[0; 20]),
+        vec![0; 8],
+    ];
+    up.extend((0..200).map(|port| build_udp(client, server, 20_000 + port, 53, &[])));
+    let mut down = vec![
+        build_udp(server, client, 53, 1_000, &[0; 64]),
+        build_tcp(server, client, 80, 1_000, &fields, &[0; 512]),
+        build_udp(server, client, 53, 1_000, &[0; 1_400]),
+        build_udp(server, client, 53, 9, &[0; 64]),
+        build_udp(server, IpAddr::from([10, 200, 0, 99]), 53, 9, &[0; 64]),
+    ];
+    down.extend((0..200).map(|port| build_udp(server, client, 53, 20_000 + port, &[])));
+    (up, down)
+}
+
+#[test]
+fn nothing_is_allocated_per_packet() {
+    let (registry, mut plane, slots) = shard();
+    let mut traffic: Vec<_> = (0..slots.len()).map(packets).collect();
+    let mut reply = vec![0; 2_048];
+    let (mut forwarded, mut delivered, mut answered, mut judged) = (0u64, 0u64, 0u64, 0u64);
+    let gso = GsoInfo::default();
+    let mut expired = Vec::with_capacity(16);
+    let mut round = |number: u64| {
+        let now = Now {
+            mono_ms: NOW.mono_ms + number * 10,
+            unix_s: NOW.unix_s,
+        };
+        for (slot, (up, down)) in slots.iter().zip(&mut traffic) {
+            for packet in up {
+                match plane.from_client(now, *slot, packet, &mut reply) {
+                    ClientVerdict::Forward { .. } => forwarded += 1,
+                    ClientVerdict::Reply { .. } => answered += 1,
+                    ClientVerdict::Drop(_) => {}
+                }
+                judged += 1;
+            }
+            for packet in down {
+                match plane.from_vpc(now, VpcIndex(0), packet, &gso, &mut reply) {
+                    VpcVerdict::ToSession { .. } => delivered += 1,
+                    VpcVerdict::Reply { .. } => answered += 1,
+                    VpcVerdict::HandOver { .. } | VpcVerdict::Drop(_) => {}
+                }
+                judged += 1;
+            }
+        }
+        plane.expired(now, &mut expired);
+    };
+    round(0);
+    let count = allocations(|| (1..=50).for_each(&mut round));
+    assert_eq!(count, 0, "allocations while {judged} packets were judged");
+    assert!(judged > 150_000 && forwarded > 50_000 && delivered > 50_000 && answered > 100);
+    assert_eq!(
+        plane.flow_gauge().flows,
+        plane.flow_gauge().capacity,
+        "evictions took place"
+    );
+    drop(registry);
+}
+
+#[test]
+fn the_counter_counts() {
+    assert!(allocations(|| drop(std::hint::black_box(vec![0u8; 100]))) > 0);
+}
