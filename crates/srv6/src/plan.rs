@@ -403,8 +403,8 @@ fn plan_sysctls(plan: &mut KernelPlan, vpc: &VpcLinks<'_>) {
         // End.DT46 wants a table to belong to exactly one VRF.
         set("net/vrf/strict_mode".into(), "1", None);
     }
-    // No link-local address on the TUN: the kernel would talk (router solicitations, MLD) to
-    // clients.
+    // No link-local address on the TUN: the kernel would solicit routers there. Its multicast
+    // reports (RFC 3810, from `::`) come all the same; they are for no client.
     set(
         format!("net/ipv6/conf/{}/addr_gen_mode", vpc.tun),
         "1",

@@ -20,7 +20,12 @@ fn state(ns: &Netns) -> String {
             "proto",
             &protocol(),
         ]);
-        text += &ns.ip(&[family, "rule"]);
+        // The kernel adds the rule of VRFs with the first one, for good.
+        let rules = ns.ip(&[family, "rule"]);
+        rules
+            .lines()
+            .filter(|rule| !rule.contains("l3mdev"))
+            .for_each(|rule| text += rule);
     }
     text + &ns.run("ip", &["sr", "tunsrc", "show"])
 }

@@ -245,6 +245,7 @@ impl Gateway {
     pub(crate) fn apply_both(&self) -> KernelPlan {
         let plan = self.plan(&VPCS.map(|vpc| snapshot(&vpc)));
         self.apply(&plan);
+        eprintln!("decapsulation by {:?}", plan.decapsulation);
         plan
     }
 

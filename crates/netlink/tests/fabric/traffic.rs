@@ -104,12 +104,12 @@ fn replies_come_back_to_the_right_tun() {
             let is_it = |p: &[u8]| p[0] >> 4 == family && p.ends_with(text.as_bytes());
             let got = gateway.receive(vpc, is_it).expect("it arrives");
             assert!(masque_packet::ip::parse(&got).is_ok());
+            // The kernel's own multicast reports may be there.
             let other = &gateway.queues[1 - vpc];
             let mut buf = vec![0; masque_tun::READ_BUFFER_BYTES];
-            assert!(
-                other.read(&mut buf).unwrap().is_none(),
-                "the other VPC got something"
-            );
+            while let Some(stray) = other.read(&mut buf).unwrap() {
+                assert!(!is_it(stray.packet), "the other VPC got {stray:02x?}");
+            }
         }
     }
 }
