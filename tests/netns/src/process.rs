@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -111,5 +112,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- {}\n{}", self.output.display(), self.output());
+        }
     }
 }

@@ -5,28 +5,13 @@ use std::{
     time::Duration,
 };
 
-use masque_netns_tests::{Echo, Fabric, UNDERLAY_GATEWAY, exchange, ping, sid};
+use masque_netns_tests::{Echo, UNDERLAY_GATEWAY, exchange, ping, sid};
 use masque_testkit::Capture;
 
-const WORK_V4: &str = "10.0.1.10";
-const WORK_V6: &str = "fd20:10:0:1::10";
+use crate::{WORK_V4, WORK_V6, address, at, with_laptop};
+
 /// Long enough for a packet that is on its way already.
 const ON_ITS_WAY: Duration = Duration::from_secs(3);
-
-fn at(address: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(address.parse().unwrap(), port)
-}
-
-fn address(address: &str) -> IpAddr {
-    address.parse().unwrap()
-}
-
-fn with_laptop() -> Option<Fabric> {
-    let mut fabric = Fabric::new()?;
-    fabric.connector("laptop");
-    fabric.manifests.attach("laptop", "production-vpc");
-    Some(fabric)
-}
 
 #[test]
 fn both_families_pass_and_the_wire_has_one_outer_header() {

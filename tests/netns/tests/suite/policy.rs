@@ -1,0 +1,170 @@
+//! What policies let pass, and edits under traffic.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use masque_netns_tests::{Echo, Fabric, Flow, Process, connects, exchange, program, within};
+
+use crate::{WEB, WORK_V4, WORK_V6, at, connects_not, with_both, with_laptop};
+
+const VPC: &str = "production-vpc";
+/// An edit of the manifests takes effect in less than this.
+const EDIT_MAX: Duration = Duration::from_secs(1);
+
+#[test]
+fn denied_connections_fail_at_once_and_are_counted_with_the_reason() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let _laptop = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _debugger = Echo::on_port(&fabric.work_1p, 9999);
+    let _other = Echo::on_port(&fabric.work_1p, 9000);
+    for (address, port, reason) in [
+        (WORK_V4, 9999, "policy_denied"),
+        (WORK_V6, 9999, "policy_denied"),
+        (WORK_V4, 9000, "policy_not_allowed"),
+        (WORK_V6, 9000, "policy_not_allowed"),
+    ] {
+        let before = gateway.dropped(VPC, reason);
+        let start = Instant::now();
+        let limit = Duration::from_secs(4);
+        let error = connects(&fabric.laptop, at(address, port), limit).unwrap_err();
+        // Told by ICMP, not found out by a timeout.
+        assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+        gateway.wait_dropped(VPC, reason, before + 1);
+    }
+    // From the VPC nothing but port 7000 is allowed.
+    let _callback = Echo::on_port(&fabric.laptop, 7001);
+    let before = gateway.dropped(VPC, "policy_not_allowed");
+    connects_not(&fabric.work_1p, at(&laptop_v4(&fabric), 7001));
+    gateway.wait_dropped(VPC, "policy_not_allowed", before + 1);
+}
+
+fn laptop_v4(fabric: &Fabric) -> String {
+    let text = fabric
+        .laptop
+        .ip(&["-4", "-o", "addr", "show", "dev", "dc0"]);
+    let word = text.split_whitespace().nth(3).unwrap();
+    word.split('/').next().unwrap().to_owned()
+}
+
+#[test]
+fn an_edit_cuts_one_flow_and_leaves_the_other_alone() {
+    let Some(mut fabric) = with_both() else {
+        return;
+    };
+    let gateway = fabric.start_gateway();
+    let _laptop = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _phone = fabric.attach(&fabric.phone, "phone", VPC);
+    let _web = Echo::on_port(&fabric.work_1p, WEB);
+    let _other = Echo::on_port(&fabric.work_1p, 80);
+    let cut = Flow::start(&fabric.laptop, at(WORK_V4, WEB));
+    let unharmed = Flow::start(&fabric.phone, at(WORK_V6, 80));
+    let both_go_on = || cut.records() > 5 && unharmed.records() > 5;
+    masque_netns_tests::eventually("both flows go on", both_go_on);
+
+    let rules = fabric.manifests.production().rules.clone();
+    let production = fabric.manifests.production();
+    production.rules[0] = "{name: web, ports: [{protocol: TCP, port: 80}]}".into();
+    fabric.manifests.write();
+    let edited = Instant::now();
+    within(EDIT_MAX, || false);
+    let records = cut.records();
+    within(Duration::from_millis(500), || false);
+    assert_eq!(cut.records(), records, "the removed rule cuts the flow");
+    connects_not(&fabric.laptop, at(WORK_V4, WEB));
+    assert!(unharmed.silent() < EDIT_MAX && !unharmed.is_over());
+
+    fabric.manifests.production().rules = rules;
+    fabric
+        .manifests
+        .production()
+        .rules
+        .push("{name: more, ports: [{protocol: TCP, port: 9000}]}".into());
+    let _more = Echo::on_port(&fabric.work_1p, 9000);
+    fabric.manifests.write();
+    let opens = || {
+        connects(
+            &fabric.laptop,
+            at(WORK_V4, 9000),
+            Duration::from_millis(300),
+        )
+        .is_ok()
+    };
+    let took = within(Duration::from_secs(5), opens).expect("the added rule allows");
+    assert!(took < EDIT_MAX, "after {took:?}");
+    let longest = unharmed.longest_gap();
+    assert!(longest < EDIT_MAX, "the other session stalled {longest:?}");
+    assert!(unharmed.records() > 20, "{:?}", edited.elapsed());
+    assert_eq!(gateway.sessions(), 2);
+}
+
+#[test]
+fn a_broken_manifest_keeps_the_last_good_state_and_shows() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let _laptop = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _web = Echo::on_port(&fabric.work_1p, WEB);
+    let flow = Flow::start(&fabric.laptop, at(WORK_V4, WEB));
+    let errors = || {
+        gateway
+            .metrics()
+            .sum("masque_gateway_manifest_problems", &["severity=\"error\""])
+    };
+    assert_eq!(errors(), 0);
+    let good = fs::read_to_string(fabric.manifests.dir.join("production.yaml")).unwrap();
+    for broken in [
+        "spec: {oops\n".to_owned(),
+        good.replace("10.0.1.0/24", "10.0.1.0/244"),
+        good.replace("port: 4433", "port: 70000"),
+    ] {
+        fabric.manifests.replace("production.yaml", &broken);
+        masque_netns_tests::eventually("the metrics show the problem", || errors() > 0);
+        exchange(&fabric.laptop, at(WORK_V6, WEB), 1000).unwrap();
+        fabric.manifests.replace("production.yaml", &good);
+        masque_netns_tests::eventually("the problem is gone", || errors() == 0);
+    }
+    let longest = flow.longest_gap();
+    assert!(longest < EDIT_MAX && !flow.is_over(), "{longest:?}");
+    assert_eq!(gateway.sessions(), 1);
+    assert!(gateway.ask("status").contains("production"));
+}
+
+#[test]
+fn check_tells_by_its_exit_status_and_names_the_place() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    let log = fabric.folder().join("check.log");
+    let check = |dir: &Path| {
+        let limit = Duration::from_secs(10);
+        let args = ["check", dir.to_str().unwrap()];
+        Process::run(
+            &fabric.gateway,
+            program("masque-gateway"),
+            &args,
+            &log,
+            limit,
+        )
+    };
+    let good = check(&fabric.manifests.dir);
+    assert_eq!(good.code, Some(0), "{}", good.output);
+
+    let manifest = fabric.manifests.dir.join("production.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let line = text
+        .lines()
+        .position(|l| l.contains("- 10.0.1.0/24"))
+        .unwrap()
+        + 1;
+    let broken = text.replacen("- 10.0.1.0/24", "- 10.0.1.0/244", 1);
+    fabric.manifests.replace("production.yaml", &broken);
+    let bad = check(&fabric.manifests.dir);
+    assert_eq!(bad.code, Some(65), "{}", bad.output);
+    let place = format!("production.yaml:{line}");
+    assert!(bad.output.contains(&place), "{place}:\n{}", bad.output);
+
+    let missing = check(&fabric.folder().join("nowhere"));
+    assert_eq!(missing.code, Some(66), "{}", missing.output);
+}

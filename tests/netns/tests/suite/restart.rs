@@ -1,0 +1,136 @@
+//! Ends that nobody planned, and those that somebody did.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use masque_netns_tests::{Client, Echo, Gateway, eventually, exchange, ping, within};
+use nix::sys::signal::Signal;
+
+use crate::{WEB, WORK_V4, WORK_V6, address, at, connects_not, with_laptop};
+
+const VPC: &str = "production-vpc";
+
+#[test]
+fn a_killed_client_comes_back_with_the_same_addresses() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let first = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let before = (first.ipv4(), first.ipv6());
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    first.kill();
+    let again = fabric.attach(&fabric.laptop, "laptop", VPC);
+    assert_eq!((again.ipv4(), again.ipv6()), before);
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    ping(&fabric.laptop, address(WORK_V6), &[]);
+    let ended = again.terminate();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    eventually("no session is left", || gateway.sessions() == 0);
+    let links = fabric.laptop.ip(&["-o", "link", "show"]);
+    assert!(!links.contains("dc0"), "{links}");
+}
+
+#[test]
+fn a_killed_gateway_is_repaired_by_the_next_and_the_client_is_back() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let before = (client.ipv4(), client.ipv6());
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    let running = Gateway::kernel_state(&fabric.gateway);
+    assert!(!running.is_empty());
+    gateway.kill();
+    let left = Gateway::kernel_state(&fabric.gateway);
+    assert!(!left.is_empty(), "SIGKILL leaves something to repair");
+    // What a crash of an older version might have left.
+    let stale = "10.77.0.0/16 dev underlay proto 77 table 1297154055";
+    fabric.gateway.route(stale);
+
+    let gateway = Gateway::start(&fabric, &[]);
+    gateway.wait_ready();
+    let ready = Instant::now();
+    let back = within(Duration::from_secs(5), || {
+        client.log().contains("connected again")
+    });
+    let back = back.unwrap_or_else(|| panic!("not back after {:?}", ready.elapsed()));
+    assert!(back <= Duration::from_secs(1), "back after {back:?}");
+    assert_eq!((client.ipv4(), client.ipv6()), before);
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    ping(&fabric.laptop, address(WORK_V6), &[]);
+    let mut now = Gateway::kernel_state(&fabric.gateway);
+    let mut wanted = running;
+    for state in [&mut now, &mut wanted] {
+        // Interface numbers differ.
+        state.retain(|line| !line.contains(": mq"));
+        state.sort();
+    }
+    assert_eq!(now, wanted, "the kernel is as before");
+}
+
+#[test]
+fn sigterm_drains_and_leaves_nothing_in_the_kernel() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let mut client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    let ended = gateway.terminate();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    client.wait_line("the gateway is going away");
+    assert!(client.process().runs(), "it waits for the gateway");
+    assert_eq!(
+        Gateway::kernel_state(&fabric.gateway),
+        Vec::<String>::new(),
+        "devices, rules and routes are gone"
+    );
+    let address = client.ipv4();
+    let gateway = Gateway::start(&fabric, &[]);
+    gateway.wait_ready();
+    client.wait_line("connected again");
+    assert_eq!(client.ipv4(), address);
+}
+
+#[test]
+fn a_drain_without_sessions_ends_at_once() {
+    let Some(fabric) = with_laptop() else { return };
+    let ended = fabric.start_gateway().terminate();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
+}
+
+#[test]
+fn sighup_reads_what_the_watch_cannot_see() {
+    let Some(fabric) = with_laptop() else { return };
+    let mut gateway = fabric.start_gateway();
+    let _client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _web = Echo::on_port(&fabric.work_1p, WEB);
+    let _other = Echo::on_port(&fabric.work_1p, 8081);
+    exchange(&fabric.laptop, at(WORK_V4, WEB), 1000).unwrap();
+    // The same file, length and time.
+    let path = fabric.manifests.dir.join("production-policy.yaml");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let text = fs::read_to_string(&path).unwrap().replace("8080", "8081");
+    fs::write(&path, text).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    gateway.process().signal(Signal::SIGHUP);
+    eventually("the other port is open", || {
+        exchange(&fabric.laptop, at(WORK_V4, 8081), 10).is_ok()
+    });
+    connects_not(&fabric.laptop, at(WORK_V4, WEB));
+}
+
+#[test]
+fn a_client_that_keeps_trying_attaches_once_there_is_a_gateway() {
+    let Some(fabric) = with_laptop() else { return };
+    // A run makes the certificate's authority, which the client has to read.
+    let ended = fabric.start_gateway().terminate();
+    assert_eq!(ended.code, Some(0));
+    let client = Client::start(&fabric, &fabric.laptop, "laptop", VPC, &["--keep-trying"]);
+    client.wait_line("not connected");
+    let gateway = Gateway::start(&fabric, &[]);
+    gateway.wait_ready();
+    client.wait_attached();
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+}

@@ -1,0 +1,207 @@
+//! A gateway that cannot start: one line that says why, and the exit status of sysexits(3).
+
+use std::{fs, net::UdpSocket, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use masque_netns_tests::{Ended, Fabric, Gateway, Process, ping, program};
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::{WORK_V4, WORK_V6, address, with_laptop};
+
+const END_MAX: Duration = Duration::from_secs(20);
+/// A user without any right (Debian: nobody).
+const NOBODY: &str = "65534";
+
+#[track_caller]
+fn run(fabric: &Fabric, args: &[&str]) -> Ended {
+    let log = fabric.folder().join("start.log");
+    Process::run(
+        &fabric.gateway,
+        program("masque-gateway"),
+        args,
+        &log,
+        END_MAX,
+    )
+}
+
+#[track_caller]
+fn told(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{}", ended.output);
+    let own = |line: &&str| line.starts_with("masque-gateway: ");
+    let lines: Vec<&str> = ended.output.lines().filter(own).collect();
+    assert_eq!(lines.len(), 1, "{}", ended.output);
+    for word in words {
+        assert!(lines[0].contains(word), "no {word:?} in: {}", lines[0]);
+    }
+}
+
+fn manifests(fabric: &Fabric) -> String {
+    fabric.manifests.dir.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_taken_port() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    let dir = manifests(&fabric);
+    let taken = fabric.gateway.enter(|| UdpSocket::bind("[::]:4433"));
+    let ended = run(&fabric, &["--manifests", &dir]);
+    told(&ended, 69, &["UDP port 4433", "ss -lunp"]);
+    drop(taken);
+    assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
+
+    let admin = fabric
+        .gateway
+        .enter(|| std::net::TcpListener::bind("127.0.0.1:9464"));
+    let ended = run(&fabric, &["--manifests", &dir]);
+    told(&ended, 69, &["127.0.0.1:9464", "--admin"]);
+    drop(admin);
+
+    let mut first = fabric.start_gateway();
+    let ended = run(&fabric, &["--manifests", &dir, "--admin", "127.0.0.1:9465"]);
+    assert!(matches!(ended.code, Some(69 | 74)), "{}", ended.output);
+    assert!(ended.output.contains("another gateway"), "{}", ended.output);
+    assert!(
+        first.process().runs() && first.is_ready(),
+        "the first one goes on"
+    );
+}
+
+#[test]
+fn nothing_to_run_on() {
+    let Some(fabric) = with_laptop() else { return };
+    told(&run(&fabric, &[]), 64, &["--manifests"]);
+    let ended = run(&fabric, &["--manifests", "/nowhere"]);
+    told(&ended, 66, &["/nowhere", "masque-gateway init"]);
+    let empty = fabric.folder().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let ended = run(&fabric, &["--manifests", empty.to_str().unwrap()]);
+    told(&ended, 78, &["no VPCIngressPoint", "masque-gateway check"]);
+}
+
+#[test]
+fn certificates_that_cannot_serve() {
+    let Some(mut fabric) = with_laptop() else {
+        return;
+    };
+    fabric.manifests.points.truncate(1);
+    fabric.manifests.production().certificate = Some("gateway-tls".into());
+    fabric.manifests.write();
+    let dir = manifests(&fabric);
+    let start = |fabric: &Fabric| run(fabric, &["--manifests", &dir]);
+
+    let ended = start(&fabric);
+    told(&ended, 78, &["gateway-tls"]);
+
+    let secret = fabric.manifests.dir.join("secrets/gateway-tls");
+    fs::create_dir_all(&secret).unwrap();
+    let (expired, key) = certificate(-20, -10);
+    put(&secret, &expired, &key);
+    told(&start(&fabric), 78, &["gateway-tls", "expired"]);
+
+    let (good, own) = certificate(-1, 10);
+    put(&secret, &good, &key);
+    told(&start(&fabric), 78, &["gateway-tls", "key"]);
+
+    put(&secret, "no certificate\n", &own);
+    told(&start(&fabric), 78, &["gateway-tls"]);
+
+    put(&secret, &good, &own);
+    let gateway = Gateway::start(&fabric, &[]);
+    gateway.wait_ready();
+}
+
+fn put(secret: &Path, certificate: &str, key: &str) {
+    fs::write(secret.join("tls.crt"), certificate).unwrap();
+    fs::write(secret.join("tls.key"), key).unwrap();
+}
+
+/// Certificate and key, good from and until so many days from now.
+fn certificate(from_days: i64, until_days: i64) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["192.0.2.1".to_owned()]).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now + time::Duration::days(from_days);
+    params.not_after = now + time::Duration::days(until_days);
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn no_way_to_the_fabric() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    for node in [1, 2] {
+        let locator = format!("fd00:0:1:{node}::/64");
+        fabric.gateway.ip(&["-6", "route", "del", &locator]);
+    }
+    let ended = run(&fabric, &["--manifests", &manifests(&fabric)]);
+    told(&ended, 71, &["no route", "--underlay"]);
+    assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
+}
+
+/// Lets user 65534 read the manifests and write the state.
+fn give_to_nobody(fabric: &Fabric) {
+    fabric.manifests.write();
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(fabric.folder(), mode).unwrap();
+    let state = fabric.manifests.dir.join(".state");
+    fs::create_dir_all(&state).unwrap();
+    let id = NOBODY.parse().unwrap();
+    std::os::unix::fs::chown(&state, Some(id), Some(id)).unwrap();
+}
+
+#[test]
+fn no_permission_to_change_the_network() {
+    let Some(fabric) = with_laptop() else { return };
+    give_to_nobody(&fabric);
+    let program = program("masque-gateway").to_str().unwrap();
+    let dir = manifests(&fabric);
+    let args = [
+        "--reuid",
+        NOBODY,
+        "--regid",
+        NOBODY,
+        "--clear-groups",
+        program,
+        "--manifests",
+        &dir,
+    ];
+    let log = fabric.folder().join("start.log");
+    let ended = Process::run(&fabric.gateway, Path::new("setpriv"), &args, &log, END_MAX);
+    told(&ended, 77, &["CAP_NET_ADMIN"]);
+}
+
+#[test]
+fn cap_net_admin_is_enough_to_serve() {
+    let Some(fabric) = with_laptop() else { return };
+    give_to_nobody(&fabric);
+    let program = program("masque-gateway").to_str().unwrap();
+    let dir = manifests(&fabric);
+    let args = [
+        "--reuid",
+        NOBODY,
+        "--regid",
+        NOBODY,
+        "--clear-groups",
+        "--no-new-privs",
+        "--bounding-set",
+        "-all,+net_admin",
+        "--inh-caps",
+        "-all,+net_admin",
+        "--ambient-caps",
+        "-all,+net_admin",
+        program,
+        "--manifests",
+        &dir,
+    ];
+    let log = fabric.folder().join("gateway.log");
+    let process = Process::start(&fabric.gateway, Path::new("setpriv"), &args, &log);
+    let gateway = Gateway::adopt(&fabric, process);
+    gateway.wait_ready();
+    let _laptop = fabric.attach(&fabric.laptop, "laptop", "production-vpc");
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    ping(&fabric.laptop, address(WORK_V6), &[]);
+    let ended = gateway.terminate();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
+}
