@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod completions;
 pub(crate) mod detach;
+pub(crate) mod doctor;
 pub(crate) mod key;
 pub(crate) mod ping;
 pub(crate) mod status;

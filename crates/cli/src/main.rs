@@ -52,16 +52,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     masque_telemetry::init_logs(masque_telemetry::LogFormat::Text, &cli.global.log)
         .map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
-    if let Command::Completions { shell } = cli.command {
-        return commands::completions::run(shell);
-    }
-    let dirs = Dirs::new(&cli.global)?;
+    let dirs = || Dirs::new(&cli.global);
     match &cli.command {
-        Command::Attach(args) => commands::attach::run(args, &dirs),
-        Command::Key(args) => commands::key::run(args, &dirs),
-        Command::Detach(args) => commands::detach::run(args, &dirs),
-        Command::Status(args) => commands::status::run(args, &dirs),
-        Command::Ping(args) => commands::ping::run(args, &dirs),
-        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
+        Command::Attach(args) => commands::attach::run(args, &dirs()?),
+        Command::Key(args) => commands::key::run(args, &dirs()?),
+        Command::Detach(args) => commands::detach::run(args, &dirs()?),
+        Command::Status(args) => commands::status::run(args, &dirs()?),
+        Command::Ping(args) => commands::ping::run(args, &dirs()?),
+        Command::Doctor(args) => commands::doctor::run(args, &dirs()?),
+        Command::Completions { shell } => commands::completions::run(*shell),
     }
 }

@@ -187,7 +187,7 @@ impl<D: Device> Driver<D> {
                 } => {
                     self.next_token += 1;
                     let token = self.next_token;
-                    match self.tunnel.ping(token, address, size_bytes, timeout) {
+                    match self.tunnel.ping(now, token, address, size_bytes, timeout) {
                         Ok(()) => self.pings.push(Waiting {
                             token,
                             timeout,

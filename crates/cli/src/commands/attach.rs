@@ -44,6 +44,10 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
         ..config(&vpc, &tunnel, dirs)?
     };
     dirs.make_state()?;
+    // Before anything is sent: a second session of the same key would take over from the first.
+    if Running::open(dirs, &vpc)?.is_some() {
+        return Err(attached_already(&vpc));
+    }
     if args.background && !args.child {
         return background::start();
     }
@@ -148,11 +152,7 @@ impl Session {
         let path = Running::socket(dirs, vpc);
         let server =
             ControlServer::start(&path, Arc::new(serving)).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => Failure::new(
-                    Exit::CannotCreate,
-                    format!("this machine is attached to {vpc} already"),
-                    format!("end that first: `datum-connect detach --vpc {vpc}`"),
-                ),
+                io::ErrorKind::AddrInUse => attached_already(vpc),
                 _ => Failure::file("make the control socket", &path, &error),
             })?;
         thread::spawn(move || {
@@ -172,6 +172,14 @@ impl Session {
         drop(server);
         reason.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+fn attached_already(vpc: &VpcName) -> Failure {
+    Failure::new(
+        Exit::CannotCreate,
+        format!("this machine is attached to {vpc} already"),
+        format!("end that first: `datum-connect detach --vpc {vpc}`"),
+    )
 }
 
 /// Gives the machine what an event says.

@@ -241,11 +241,13 @@ impl Tunnel {
     /// Why it could not be sent.
     pub fn ping(
         &mut self,
+        now: Instant,
         token: u64,
         address: Option<IpAddr>,
         size_bytes: usize,
         timeout: Duration,
     ) -> Result<(), &'static str> {
+        self.now = now;
         let open = self.open.as_mut().ok_or("there is no tunnel now")?;
         if self.pings.len() >= PINGS_MAX {
             return Err("too many echoes are under way");

@@ -191,9 +191,12 @@ fn pings_through_the_tunnel_are_matched() {
     let timeout = Duration::from_secs(1);
     world
         .client
-        .ping(7, Some(addr(THEIRS)), 56, timeout)
+        .ping(world.now, 7, Some(addr(THEIRS)), 56, timeout)
         .unwrap();
-    world.client.ping(8, None, 1232, timeout).unwrap();
+    world
+        .client
+        .ping(world.now, 8, None, 1232, timeout)
+        .unwrap();
     world.run_until("sent", |world| {
         world.gateway.as_ref().unwrap().packets.len() == 2
     });

@@ -8,6 +8,9 @@ use std::{
 
 use crate::failure::{Exit, Failure};
 
+/// The line by which the process that stays says that it is up; no text for people begins so.
+pub(super) const UP: &str = "\u{6}";
+
 /// Starts the process that stays with the same arguments, shows its lines until it is up, and fails
 /// as it does.
 pub(super) fn start() -> Result<(), Failure> {
@@ -33,15 +36,23 @@ pub(super) fn start() -> Result<(), Failure> {
             .stderr(writer);
         command.spawn().map_err(failed)?
     };
+    let mut is_up = false;
     for line in BufReader::new(reader).lines() {
-        say!("{}", line.map_err(failed)?);
+        let line = line.map_err(failed)?;
+        is_up |= line == UP;
+        if line != UP {
+            say!("{line}");
+        }
     }
-    // The pipe ended: the process is up and on its own, or it is over.
-    match child.try_wait().map_err(failed)? {
-        None => Ok(()),
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(Failure::silent(exit_of(status.code()))),
+    // The pipe ended: the process is on its own, or over.
+    if is_up {
+        return Ok(());
     }
+    let status = child.wait().map_err(failed)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::silent(exit_of(status.code())))
 }
 
 /// The process has said why it failed; its status becomes ours.

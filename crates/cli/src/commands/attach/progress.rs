@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use masque_client::{Assignment, Stage, TunnelEvent, VpcName};
 
+use super::background::UP;
 use crate::{dirs::Dirs, profile::Profile};
 
 /// Routes shown in a line; `status --json` has them all.
@@ -72,6 +73,7 @@ impl Progress {
                     self.vpc,
                     std::process::id()
                 );
+                say!("{UP}");
                 cut_off(&log);
             }
         }

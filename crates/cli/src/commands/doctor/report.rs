@@ -1,0 +1,124 @@
+//! Findings and how they are shown.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+
+/// Everything that is looked at, in the order in which it is shown.
+const CHECKS: [&str; 11] = [
+    "key", "profile", "name", "udp", "tls", "clock", "auth", "device", "routes", "mtu", "echo",
+];
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Ok,
+    /// It works, but a person may want to know.
+    Warning,
+    Failed,
+    /// Something before it failed.
+    Skipped,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    pub(super) check: &'static str,
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
+}
+
+/// All lines.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) findings: Vec<Finding>,
+    exit: Option<Exit>,
+}
+
+impl Report {
+    pub(super) fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Verdict::Ok, detail.into());
+    }
+
+    pub(super) fn warn(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Verdict::Warning, detail.into());
+    }
+
+    pub(super) fn fail(&mut self, check: &'static str, failure: &Failure) {
+        self.exit.get_or_insert(failure.exit);
+        self.add(check, Verdict::Failed, failure.to_string());
+    }
+
+    /// The exit status of the first failure.
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
+    /// Puts the findings into the order of the checks, and says which were not reached.
+    pub(super) fn finish(&mut self) {
+        for check in CHECKS {
+            if !self.findings.iter().any(|finding| finding.check == check) {
+                self.add(check, Verdict::Skipped, "not tried".to_owned());
+            }
+        }
+        let place = |finding: &Finding| CHECKS.iter().position(|check| *check == finding.check);
+        self.findings.sort_by_key(place);
+    }
+
+    /// One line a finding.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for Finding {
+            check,
+            verdict,
+            detail,
+        } in &self.findings
+        {
+            let mark = match verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warning => "warn",
+                Verdict::Failed => "FAIL",
+                Verdict::Skipped => "-",
+            };
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{mark:<6}{check:<9}{detail}");
+        }
+        text
+    }
+
+    fn add(&mut self, check: &'static str, verdict: Verdict, detail: String) {
+        debug_assert!(CHECKS.contains(&check), "{check} is not in the list");
+        self.findings.push(Finding {
+            check,
+            verdict,
+            detail,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_decides_and_the_rest_is_not_tried() {
+        let mut report = Report::default();
+        report.ok("key", "here");
+        report.fail(
+            "udp",
+            &Failure::new(Exit::Unavailable, "blocked", "open it"),
+        );
+        report.fail("device", &Failure::new(Exit::NoPermission, "denied", ""));
+        assert_eq!(report.exit(), Some(Exit::Unavailable));
+        report.finish();
+        let text = report.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), CHECKS.len());
+        assert_eq!(lines[0], "ok    key      here");
+        assert_eq!(lines[3], "FAIL  udp      blocked; open it");
+        assert_eq!(lines[10], "-     echo     not tried");
+    }
+}
