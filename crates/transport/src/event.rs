@@ -72,7 +72,8 @@ pub enum Event {
         /// Its stream.
         stream: http3::StreamId,
     },
-    /// The connection is over; its `ConnId` means nothing from now on.
+    /// The connection is over; its `ConnId` means nothing from now on. Comes once for every
+    /// connection, for those whose handshake failed too, which never were `Connected`.
     Closed {
         /// Which connection.
         conn: ConnId,

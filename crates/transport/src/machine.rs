@@ -152,18 +152,19 @@ impl Machine {
         shard: ShardId,
         now: Instant,
     ) -> Self {
-        let transport_tunnel = config.tuning.build(PathFloor::Tunnel);
-        let transport_quic = config.tuning.build(PathFloor::Quic);
+        let role = if server.is_some() {
+            http3::Role::Server
+        } else {
+            http3::Role::Client
+        };
+        let transport_tunnel = config.tuning.build(role, PathFloor::Tunnel);
+        let transport_quic = config.tuning.build(role, PathFloor::Quic);
         let server = server
             .map(|server| accept::ServerConfigs::new(&server, &transport_tunnel, &transport_quic));
         let base = server.as_ref().map(|server| server.quic.clone());
         let endpoint = Endpoint::new(Arc::new(config.endpoint(shard)), base, true, None);
         Self {
-            role: if server.is_some() {
-                http3::Role::Server
-            } else {
-                http3::Role::Client
-            },
+            role,
             quantum_left: config.datagram_quantum.max(1),
             config,
             http_config,

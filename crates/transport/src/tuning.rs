@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use masque_http3::Role;
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::Congestion;
@@ -17,6 +18,9 @@ pub const MIN_QUIC_UDP_PAYLOAD_BYTES: u16 = 1200;
 
 /// The largest UDP payload there is (RFC 9000 §18.2), and what we accept from peers.
 pub const MAX_UDP_PAYLOAD_BYTES: u16 = 65_527;
+
+/// How much later than a client a server keeps a connection alive.
+pub const SERVER_KEEP_ALIVE_GRACE_MS: u32 = 10_000;
 
 /// What a path must carry for a connection to be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,9 @@ pub struct TransportTuning {
     pub black_hole_cooldown_ms: u32,
     /// A connection silent for so long is over (`max_idle_timeout`).
     pub idle_timeout_ms: u32,
-    /// A silent connection is kept alive (NAT bindings live 30 s and more); 0 turns it off.
+    /// A silent connection is kept alive (NAT bindings live 30 s and more); 0 turns it off. A
+    /// server waits [`SERVER_KEEP_ALIVE_GRACE_MS`] longer, so that a client that does it by itself
+    /// spares the server the work, and one that does not keeps its tunnel.
     pub keep_alive_ms: u32,
     /// Received datagrams that may wait for the next turn; the oldest go first. Must hold what one
     /// turn receives.
@@ -136,7 +142,7 @@ impl Default for TransportTuning {
 
 impl TransportTuning {
     /// The values quinn-proto runs, for a connection over a path of at least `floor`.
-    pub(crate) fn build(&self, floor: PathFloor) -> Arc<TransportConfig> {
+    pub(crate) fn build(&self, role: Role, floor: PathFloor) -> Arc<TransportConfig> {
         let (initial, min) = self.payload_bounds(floor);
         let mut config = TransportConfig::default();
         let mut search = MtuDiscoveryConfig::default();
@@ -144,7 +150,12 @@ impl TransportTuning {
             .upper_bound(self.max_udp_payload_bytes.max(min))
             .interval(Duration::from_millis(self.mtu_search_interval_ms.into()))
             .black_hole_cooldown(Duration::from_millis(self.black_hole_cooldown_ms.into()));
-        let keep_alive = Duration::from_millis(self.keep_alive_ms.into());
+        let grace_ms = if role == Role::Server {
+            SERVER_KEEP_ALIVE_GRACE_MS
+        } else {
+            0
+        };
+        let keep_alive = Duration::from_millis(self.keep_alive_ms.saturating_add(grace_ms).into());
         let window = u64::from(self.initial_window_packets.max(2)) * u64::from(initial);
         config
             .initial_mtu(initial)

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use masque_http3 as http3;
-use quinn_proto::StreamId as QuicStreamId;
+use quinn_proto::{Dir, StreamId as QuicStreamId};
 
 use super::millis;
 use crate::{
@@ -76,6 +76,8 @@ pub(super) struct Conn {
     pub(super) sendable: Option<Sendable>,
     pub(super) dropped_queue_full: u64,
     pub(super) control: Option<QuicStreamId>,
+    /// Bidirectional streams the peer has opened so far.
+    pub(super) peer_opened: u64,
     /// Control bytes wait for the peer to permit the control stream.
     pub(super) control_waits: bool,
     pub(super) streams_overrun: u64,
@@ -119,6 +121,7 @@ impl Conn {
             sendable: None,
             dropped_queue_full: 0,
             control: None,
+            peer_opened: 0,
             control_waits: false,
             streams_overrun: 0,
             backlogs: HashMap::default(),
@@ -129,6 +132,18 @@ impl Conn {
             early_deadline: None,
             http_ticked_ms: 0,
         }
+    }
+
+    /// Tells HTTP/3 how many request streams QUIC lets the peer open, so that a datagram for one
+    /// beyond is an error (RFC 9297 §2.1).
+    pub(super) fn tell_stream_limit(&mut self) {
+        let Some(http) = self.http.as_deref_mut() else {
+            return;
+        };
+        let open = self.quic.streams().remote_open_streams(Dir::Bi);
+        let permitted = self.quic.max_concurrent_streams(Dir::Bi);
+        // The closed ones and those that may be open; what was told to the peer is never more.
+        http.limit_request_streams(self.peer_opened.saturating_sub(open) + permitted);
     }
 
     /// Lets HTTP/3 forget what is too old, now and then.

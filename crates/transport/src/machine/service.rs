@@ -62,6 +62,7 @@ impl Machine {
         }
         if conn.is_open() {
             conn.tick_http(millis(self.epoch, self.now));
+            conn.tell_stream_limit();
             conn.pump(
                 self.config.stream_backlog_bytes,
                 &mut self.events,
@@ -150,6 +151,9 @@ fn on_stream_event(conn: &mut Conn, event: StreamEvent, events: &mut VecDeque<Ev
     match event {
         StreamEvent::Opened { dir } => {
             while let Some(stream) = conn.quic.streams().accept(dir) {
+                if dir == Dir::Bi {
+                    conn.peer_opened = stream.index() + 1;
+                }
                 conn.read(stream);
             }
         }

@@ -165,7 +165,7 @@ fn a_silent_peer_is_given_up_and_a_living_one_kept() {
     pair.run_for(600 * SECOND);
     assert_eq!(closed(&pair.client_seen), None, "kept alive");
     pair.link.loss_permille = 1000;
-    pair.run_for(70 * SECOND);
+    pair.run_for(100 * SECOND);
     assert_eq!(closed(&pair.client_seen), Some(&CloseReason::IdleTimeout));
     assert_eq!(closed(&pair.server_seen), Some(&CloseReason::IdleTimeout));
 }

@@ -267,3 +267,88 @@ fn a_taken_port_says_so() {
     assert!(matches!(error, SocketError::Bind { .. }), "{error}");
     assert!(error.to_string().contains("is the port in use"), "{error}");
 }
+
+/// Runs a command of the test's own network namespace; false when the machine lacks it.
+fn ip(command: &[&str]) -> bool {
+    let status = std::process::Command::new(command[0])
+        .args(&command[1..])
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// On a thread of its own in a fresh network namespace, whose loopback lets 8 Mbit/s through.
+fn in_slow_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: a flag; the namespace is this thread's alone and ends with it.
+        let alone = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0
+            && ip(&["ip", "link", "set", "lo", "up"])
+            && ip(&[
+                "tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "8mbit", "burst", "4kb",
+                "latency", "10s",
+            ]);
+        if alone {
+            test();
+        } else {
+            eprintln!("SKIPPED: no network namespace with a token bucket here (needs root, tc)");
+        }
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_full_socket_keeps_the_batch_and_loses_nothing() {
+    in_slow_namespace(|| {
+        let tls = TestTls::new();
+        let mut listener = Listener::new(&tls);
+        let mut client = client();
+        let small = SocketOptions {
+            buffer_bytes: 1,
+            ..loopback()
+        };
+        client.socket = UdpSocket::bind(&small).unwrap();
+        let config = tls.client(None);
+        let now = Instant::now();
+        let conn = client
+            .machine
+            .connect(now, listener.address, SERVER_NAME, config)
+            .unwrap();
+        run(&mut listener, &mut client, |listener| {
+            listener.requests.len() == 1
+        });
+        let (mut blocked, mut sent) = (0, 0usize);
+        let start = Instant::now();
+        while sent < 400 {
+            client.turn(
+                |_, _| {},
+                |_, _, _| {},
+                |machine| {
+                    while sent < 400 {
+                        let number = (sent as u16).to_be_bytes();
+                        let write = |payload: &mut [u8]| payload[..2].copy_from_slice(&number);
+                        if machine
+                            .send_datagram(conn, StreamId(0), 1200, write)
+                            .is_err()
+                        {
+                            break;
+                        }
+                        sent += 1;
+                    }
+                },
+            );
+            blocked += usize::from(client.socket.is_blocked());
+            listener.turn();
+            client.wait(Duration::from_millis(1));
+            assert!(start.elapsed() < PATIENCE, "took too long");
+        }
+        run(&mut listener, &mut client, |listener| {
+            listener.datagrams.iter().map(Vec::len).sum::<usize>() == 400
+        });
+        assert!(blocked > 0, "the socket never was full");
+        let numbers = listener
+            .datagrams
+            .concat_all()
+            .into_iter()
+            .map(|payload| usize::from(u16::from_be_bytes([payload[0], payload[1]])));
+        assert!(numbers.eq(0..400), "in order, each once");
+    });
+}
