@@ -167,6 +167,7 @@ impl World {
     }
 
     fn step(&mut self, end: Instant) {
+        (0..self.clients.len()).for_each(|index| self.take(index));
         self.transmit();
         let mut next = self.network.next_arrival().into_iter().collect::<Vec<_>>();
         next.extend(
@@ -254,7 +255,6 @@ impl World {
                         assignment.mtu_bytes
                     );
                 }
-                TunnelEvent::Down { error, .. } if std::env::var_os("SIM_TRACE").is_some() => eprintln!("{index}: {error}"),
                 TunnelEvent::Closed(error) => panic!("client {index} gave up: {error:?}"),
                 _ => {}
             }
