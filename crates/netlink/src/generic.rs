@@ -1,7 +1,8 @@
 //! The outer source address of seg6 encapsulation (`ip sr tunsrc`), by generic netlink.
 //!
 //! The route attribute of the same name is accepted and ignored by kernels, so the address is one
-//! for the network namespace.
+//! for the network namespace. Setting it is one of the few things that the kernel allows only with
+//! CAP_NET_ADMIN in the initial user namespace.
 
 use std::{io, net::Ipv6Addr, sync::OnceLock};
 
@@ -79,7 +80,9 @@ impl Seg6Family {
                     other => other,
                 };
                 NetlinkError::from_request(error, "CONFIG_IPV6_SEG6_LWTUNNEL", || {
-                    format!("setting the outer source address {address}")
+                    format!(
+                        "setting the outer source address {address}, outside of user namespaces,"
+                    )
                 })
             })?;
         Ok(())

@@ -124,7 +124,8 @@ impl Kernel {
     }
 
     /// Adds an address to an interface, without duplicate address detection. One that is there
-    /// already is no error.
+    /// already is no error. Packets to a new IPv6 address are dropped for some milliseconds more,
+    /// until the kernel has made its local route.
     ///
     /// # Errors
     /// [`NetlinkError::NoInterface`], or what the kernel refused.

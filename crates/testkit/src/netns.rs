@@ -25,6 +25,9 @@ const PREFIX: &str = "mq-";
 /// `ip netns add` can lose a race for the first mount of [`NETNS_DIR`] against another process.
 const ADD_ATTEMPTS: u32 = 5;
 
+/// The kernel takes milliseconds; an emulated one some more.
+const LOCAL_ROUTE_WITHIN: Duration = Duration::from_secs(10);
+
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Why a laboratory cannot be built here; print it and return from the test.
@@ -185,14 +188,35 @@ impl Netns {
         output_of(&mut command)
     }
 
-    /// Adds an address (`10.0.0.1/24`) without duplicate address detection.
+    /// Adds an address (`10.0.0.1/24`) without duplicate address detection. Where the link is up,
+    /// packets to it are delivered when this returns.
     #[track_caller]
     pub fn address(&self, link: &str, address: &str) {
         let mut args = vec!["address", "add", address, "dev", link];
-        if address.contains(':') {
+        let ipv6 = address.contains(':');
+        if ipv6 {
             args.push("nodad");
         }
         self.ip(&args);
+        if ipv6 && !self.ip(&["link", "show", link, "up"]).is_empty() {
+            self.wait_for_local_route(address.split('/').next().unwrap_or(address));
+        }
+    }
+
+    /// The kernel makes an IPv6 address's local route from a work queue, later than the address and
+    /// its prefix route; in between it drops what arrives.
+    #[track_caller]
+    fn wait_for_local_route(&self, address: &str) {
+        let deadline = Instant::now() + LOCAL_ROUTE_WITHIN;
+        let show = ["-6", "route", "show", "table", "local", "exact", address];
+        while self.ip(&show).is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "no local route to {address} in {}",
+                self.name
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Adds a route; the words are those of `ip route add`, the family is taken from the
