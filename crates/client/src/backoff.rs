@@ -68,7 +68,21 @@ impl Backoff {
         };
         self.failures = self.failures.saturating_add(1);
         // Between one half and the whole: the maximum stays a maximum.
-        wait / 2 + (wait / 2).mul_f64(self.fraction())
+        wait / 2 + self.spread(wait / 2)
+    }
+
+    /// An attempt failed while a tunnel still works: waits grow to [`WAIT_MAX`] whatever was before.
+    pub(crate) fn failed_at_leisure(&mut self) -> Duration {
+        let wait = WAIT_FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(WAIT_MAX);
+        self.failures = self.failures.saturating_add(1);
+        wait / 2 + self.spread(wait / 2)
+    }
+
+    /// Any time up to `most`.
+    pub(crate) fn spread(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.fraction())
     }
 
     /// Uniform in 0..1 (xorshift64*); jitter needs no better randomness.

@@ -36,7 +36,7 @@ use self::{
     socket::{GatewaySocket, local_reason},
     watch::{NetworkWatch, SleepWatch, source_towards},
 };
-use crate::{AttachConfig, AttachError, DropReason, Status, Tunnel, TunnelEvent};
+use crate::{AttachConfig, AttachError, DropReason, Phase, Status, Tunnel, TunnelEvent};
 
 /// Packets or super-packets taken from the device in one turn.
 const DEVICE_BUDGET: usize = 64;
@@ -428,16 +428,13 @@ impl<D: Device> Driver<D> {
         status.local = self
             .source
             .map(|ip| SocketAddr::new(ip.to_canonical(), port));
-        status.reason = self
-            .reason
-            .as_ref()
-            .filter(|_| !connected)
-            .map(ToString::to_string);
-        status.advice = self
-            .reason
-            .as_ref()
-            .filter(|_| !connected)
-            .map(AttachError::advice);
+        let doubted = connected && status.phase == Phase::Reconnecting;
+        let reason = self.reason.as_ref().filter(|_| !connected);
+        status.reason = match reason {
+            None if doubted => Some("packets go unanswered; another connection is tried".into()),
+            reason => reason.map(ToString::to_string),
+        };
+        status.advice = reason.map(AttachError::advice);
         match assignment {
             Some(assignment) => {
                 status.addresses = assignment.addresses;

@@ -150,7 +150,7 @@ impl Tunnel {
         };
         if !std::mem::replace(&mut open.draining, true) {
             self.events.push_back(TunnelEvent::Draining);
-            self.dialer.begin(self.now);
+            self.dialer.begin_soon(self.now);
         }
     }
 
@@ -372,6 +372,7 @@ impl Tunnel {
         Live {
             unanswered,
             answered: self.attempts.len() - unanswered,
+            has_tunnel: self.open.as_ref().is_some_and(|open| !open.doubted),
         }
     }
 

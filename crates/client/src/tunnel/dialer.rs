@@ -12,6 +12,10 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Between two dials of one address that was up a moment ago. QUIC alone would repeat its first
 /// packet after one, three and seven seconds; a gateway that returns in between would wait for that.
 const REDIAL: Duration = Duration::from_millis(700);
+/// Over how long the clients of a gateway that goes away spread.
+const SPREAD: Duration = Duration::from_secs(1);
+/// A gateway may ask for patience (Retry-After), but not for more than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Connections begun at one time.
 pub(crate) const DIALS_MAX: usize = 4;
 /// Addresses of one name that are tried.
@@ -40,6 +44,8 @@ pub(crate) struct Live {
     pub(crate) unanswered: usize,
     /// Connections that were answered and are on their way to a tunnel.
     pub(crate) answered: usize,
+    /// A tunnel works, but will not for long: there is no hurry.
+    pub(crate) has_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -96,6 +102,15 @@ impl Dialer {
         }
     }
 
+    /// Begins a round within [`SPREAD`]: the gateway told all its clients at the same moment.
+    pub(crate) fn begin_soon(&mut self, now: Instant) {
+        if let State::Idle = self.state {
+            self.state = State::Wait {
+                until: now + self.backoff.spread(SPREAD),
+            };
+        }
+    }
+
     /// Something outside changed: the next round begins at once and its waits are short.
     pub(crate) fn hurry(&mut self, now: Instant) {
         self.backoff.hurry();
@@ -107,11 +122,11 @@ impl Dialer {
     /// The tunnel was lost: a round begins after the shortest wait, which keeps the clients of one
     /// gateway from dialling in the same millisecond.
     pub(crate) fn lost(&mut self, retry: Retry, now: Instant) -> Duration {
-        let wait = match &self.state {
-            State::Idle => self.backoff.failed(retry, now),
-            State::Wait { until } => until.saturating_duration_since(now),
-            State::Round { .. } | State::Done => return Duration::ZERO,
-        };
+        if let State::Round { .. } | State::Done = self.state {
+            return Duration::ZERO;
+        }
+        self.backoff.hurry();
+        let wait = self.backoff.failed(retry, now);
         self.state = State::Wait { until: now + wait };
         wait
     }
@@ -205,7 +220,7 @@ impl Dialer {
             return None;
         }
         if live.unanswered == 0 {
-            return Some(self.round_failed(now));
+            return Some(self.round_failed(now, live));
         }
         if self.recovering && now >= next_at {
             self.tried.clear();
@@ -219,7 +234,7 @@ impl Dialer {
         self.candidates.iter().find(tried).copied()
     }
 
-    fn round_failed(&mut self, now: Instant) -> Action {
+    fn round_failed(&mut self, now: Instant, live: Live) -> Action {
         let error = self.error.take().unwrap_or_else(|| AttachError::Local {
             reason: "the gateway's name gave no address to dial".to_owned(),
         });
@@ -227,7 +242,17 @@ impl Dialer {
             self.state = State::Done;
             return Action::GiveUp(error);
         }
-        let retry_in = self.backoff.failed(error.retry(), now);
+        let mut retry_in = match live.has_tunnel {
+            true => self.backoff.failed_at_leisure(),
+            false => self.backoff.failed(error.retry(), now),
+        };
+        if let AttachError::Unavailable {
+            retry_after: Some(after),
+            ..
+        } = error
+        {
+            retry_in = retry_in.max(after.min(RETRY_AFTER_MAX));
+        }
         self.state = State::Wait {
             until: now + retry_in,
         };

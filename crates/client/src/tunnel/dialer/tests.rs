@@ -3,6 +3,7 @@ use super::*;
 const NONE: Live = Live {
     unanswered: 0,
     answered: 0,
+    has_tunnel: false,
 };
 
 fn address(last: u8) -> SocketAddr {
@@ -12,7 +13,7 @@ fn address(last: u8) -> SocketAddr {
 fn unanswered(count: usize) -> Live {
     Live {
         unanswered: count,
-        answered: 0,
+        ..NONE
     }
 }
 
@@ -100,7 +101,8 @@ fn a_gateway_that_was_up_is_dialled_again_and_again() {
             now + REDIAL,
             Live {
                 unanswered: 1,
-                answered: 1
+                answered: 1,
+                ..NONE
             }
         ),
         None,
@@ -149,4 +151,51 @@ fn a_name_without_an_address_is_an_error() {
     };
     dialer.resolved(Err(error.clone()));
     assert_eq!(dialer.poll(start, NONE), Some(Action::GiveUp(error)));
+}
+
+#[test]
+fn while_a_tunnel_still_works_a_draining_gateway_is_not_stormed() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.succeeded(address(1), start);
+    dialer.begin_soon(start);
+    let until = dialer.deadline(NONE).unwrap();
+    assert!(until <= start + SPREAD, "{:?}", until - start);
+    let live = Live {
+        has_tunnel: true,
+        ..NONE
+    };
+    let (mut now, mut dials) = (until, 0);
+    while now < start + Duration::from_secs(30) {
+        match dialer.poll(now, live) {
+            Some(Action::Dial(_)) => {
+                dials += 1;
+                dialer.failed(AttachError::GoingAway);
+            }
+            Some(_) => {}
+            None => now = dialer.deadline(live).unwrap(),
+        }
+    }
+    assert!(dials <= 12, "{dials} dials in 30 s");
+    // It is gone at last: now it is worth hurrying.
+    assert!(dialer.lost(Retry::Helps, now) <= Duration::from_millis(50));
+}
+
+#[test]
+fn a_gateway_that_asks_for_patience_gets_it_within_bounds() {
+    let start = Instant::now();
+    for (asked_s, wanted_s) in [(7, 7), (86_400, 60)] {
+        let mut dialer = dialer(true);
+        dialer.begin(start);
+        let _ = dialer.poll(start, NONE);
+        let retry_after = Some(Duration::from_secs(asked_s));
+        dialer.failed(AttachError::Unavailable {
+            details: None,
+            retry_after,
+        });
+        let Some(Action::Failed { retry_in, .. }) = dialer.poll(start, NONE) else {
+            panic!("it gave up")
+        };
+        assert_eq!(retry_in, Duration::from_secs(wanted_s));
+    }
 }
