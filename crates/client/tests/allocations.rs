@@ -1,0 +1,174 @@
+//! What a packet costs the allocator in a client's turn.
+#![allow(unsafe_code, reason = "a global allocator that counts")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "../src/tunnel/tests/gateway.rs"]
+mod gateway;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use masque_client::{AttachConfig, ConnectorIdentity, Phase, ServerTrust, Tunnel};
+use masque_packet::{build::build_udp, icmp::MAX_ERROR_BYTES, segment::GsoInfo};
+use masque_testkit::DevelopmentCa;
+
+use gateway::{Behaviour, Gateway, Site};
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of this
+// thread that never allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are those that System asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are those that System asks for.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are those that System asks for.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const LATENCY: Duration = Duration::from_millis(1);
+const BATCH: usize = 32;
+
+struct Pair {
+    now: Instant,
+    client: Tunnel,
+    gateway: Gateway,
+    client_address: SocketAddr,
+    gateway_address: SocketAddr,
+    buf: Vec<u8>,
+    /// Allocations in the client's calls.
+    counted: u64,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Instant::now();
+        let ca = DevelopmentCa::new();
+        let server = ca.server(&["192.0.2.1"]);
+        let site = Site {
+            chain: server.cert_pem,
+            key: server.key_pem,
+        };
+        let identity = Arc::new(ConnectorIdentity::generate().unwrap());
+        let gateway = "https://192.0.2.1:4433".parse().unwrap();
+        let mut config = AttachConfig::new(gateway, "v".parse().unwrap(), identity);
+        config.trust = ServerTrust::RootsPem(ca.pem().as_bytes().to_vec());
+        let mut pair = Self {
+            now,
+            client: Tunnel::new(&config, [5; 32], now).unwrap(),
+            gateway: Gateway::new(&site, Behaviour::default(), 1, now),
+            client_address: SocketAddr::from(([198, 51, 100, 7], 40000)),
+            gateway_address: SocketAddr::from(([192, 0, 2, 1], 4433)),
+            buf: Vec::with_capacity(65_536),
+            counted: 0,
+        };
+        pair.client.machine().set_max_gso_segments(16);
+        pair.client.start(now);
+        for _ in 0..2_000 {
+            pair.turn();
+        }
+        assert_eq!(pair.client.phase(), Phase::Connected);
+        pair
+    }
+
+    fn counting<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        let before = COUNT.with(Cell::get);
+        let done = run(self);
+        self.counted += COUNT.with(Cell::get) - before;
+        done
+    }
+
+    /// Everything that flies arrives, then both ends have a turn.
+    fn turn(&mut self) {
+        self.now += LATENCY;
+        let now = self.now;
+        while let Some(transmit) =
+            self.counting(|pair| pair.client.poll_transmit(now, &mut pair.buf))
+        {
+            let segment = transmit.segment_size.unwrap_or(transmit.size);
+            for packet in self.buf[..transmit.size].chunks(segment) {
+                self.gateway.receive(now, self.client_address, packet);
+            }
+        }
+        self.gateway.turn(now);
+        let mut buf = Vec::new();
+        while let Some(transmit) = self.gateway.transmit(now, &mut buf) {
+            let segment = transmit.segment_size.unwrap_or(transmit.size);
+            for packet in buf[..transmit.size].chunks(segment) {
+                // The socket's pool of buffers is the transport's, and tested there.
+                let data = BytesMut::from(packet);
+                let from = self.gateway_address;
+                self.counting(|pair| pair.client.handle_udp(now, from, None, data));
+            }
+        }
+        self.counting(|pair| {
+            pair.client.handle_timeouts(now);
+            while pair.client.poll_event().is_some() {}
+            while let Some(received) = pair.client.poll_packet() {
+                drop(received);
+            }
+        });
+    }
+}
+
+/// quinn-proto keeps books in trees and queues whose nodes come and go: about one allocation in
+/// each direction. What is above it must add nothing.
+#[test]
+fn a_packet_costs_at_most_what_quic_itself_costs() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = ([10, 0, 100, 50].into(), [10, 0, 2, 100].into());
+    let out = build_udp(ours, theirs, 1, 2, &[7; 1200]);
+    let back = build_udp(theirs, ours, 2, 1, &[7; 1200]);
+    let mut packet = out.clone();
+    let mut reply = [0; MAX_ERROR_BYTES];
+    let mut run = |pair: &mut Pair, turns: usize| {
+        for _ in 0..turns {
+            for _ in 0..BATCH {
+                packet.copy_from_slice(&out);
+                let told = pair.counting(|pair| {
+                    pair.client
+                        .send(&mut packet, &GsoInfo::default(), &mut reply)
+                });
+                assert_eq!(told, None);
+                pair.gateway.send(&back);
+            }
+            pair.turn();
+        }
+    };
+    run(&mut pair, 200);
+    let before = pair.client.counters();
+    pair.counted = 0;
+    run(&mut pair, 200);
+    let after = pair.client.counters();
+    let sent = after.sent_packets - before.sent_packets;
+    let received = after.received_packets - before.received_packets;
+    assert!(sent >= 6_000 && received >= 6_000, "{after:?}");
+    let each = pair.counted as f64 / (sent + received) as f64;
+    println!("{each:.2} allocations a packet");
+    assert!(each <= 0.8, "{each:.2} allocations a packet");
+}
