@@ -1,6 +1,6 @@
 //! The configurations: one way each from the client to a workload behind the gateway.
 
-mod masque;
+pub(crate) mod masque;
 mod plain;
 mod seg6;
 mod wireguard;

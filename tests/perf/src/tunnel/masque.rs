@@ -6,98 +6,166 @@ use std::{
     ffi::OsStr,
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpStream},
-    path::Path,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use masque_testkit::Netns;
 
-pub(crate) use self::manifests::Manifests;
+pub(crate) use self::manifests::{Manifests, POOL};
 use super::Tunnel;
 use crate::{
     failure::Failure,
     interrupt, machine,
     options::Options,
-    rig::{self, CORE, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV6, GATEWAY_IPV4, Rig},
+    rig::{self, CORE, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV6, Rig},
 };
 
 /// Its name in the tables.
 pub(crate) const NAME: &str = "masque";
-const TARGET: Ipv4Addr = Ipv4Addr::new(10, 40, 1, 1);
+/// The workload behind it.
+pub(crate) const TARGET: Ipv4Addr = Ipv4Addr::new(10, 40, 1, 1);
 /// The workload's node takes IPv4 out of SRv6 here.
 const NODE_SID: &str = "fd00:0:1:1:d001::";
 const NODE_LOCATOR: &str = "fd00:0:1:1::/64";
 const GATEWAY_SID_IPV4: &str = "fd00:0:1:3:d001::";
 const GATEWAY_LOCATOR: &str = "fd00:0:1:3::/64";
+const GATEWAY_PROGRAM: &str = "masque-gateway";
+const CLIENT_PROGRAM: &str = "datum-connect";
+/// What clients attach to.
+pub(crate) const VPC: &str = "bench-vpc";
+/// Where clients find the gateway.
+pub(crate) const GATEWAY_URL: &str = "https://192.0.2.1:4433";
 const ADMIN: &str = "127.0.0.1:9464";
 const READY_WITHIN: Duration = Duration::from_secs(15);
 
+/// A gateway and the manifests it runs on.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) pid: u32,
+    pub(crate) manifests: Manifests,
+    binaries: PathBuf,
+}
+
 pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure> {
-    let [gateway_program, client_program] =
-        ["masque-gateway", "datum-connect"].map(|n| options.binaries.join(n));
-    for program in [&gateway_program, &client_program] {
-        if !program.is_file() {
-            return Err(Failure::Machine(format!(
-                "no {}; cargo build --release",
-                program.display()
-            )));
-        }
-    }
-    prepare_node(rig);
-    let client_dir = rig.work().join("client").display().to_string();
-    let dirs = ["--config-dir", &client_dir, "--state-dir", &client_dir];
-    let id = rig::run(&client_program, &[&dirs[..], &["key", "--id"]].concat())?;
-    let manifests = Manifests::write(&rig.work().join("manifests"), id.trim(), options.rules)?;
-    let folder = manifests.folder.display().to_string();
-
-    let (gateway_ns, client_ns) = (rig.gateway.clone(), rig.client.clone());
-    let quiet: [(&str, &OsStr); 1] = [("RUST_LOG", OsStr::new("warn"))];
-    let gateway = rig.start(
-        &gateway_ns,
-        &gateway_program,
-        &["--manifests", &folder],
-        &quiet,
-        "masque-gateway",
-    )?;
-    let with_words =
-        |rig: &Rig, e: Failure, pid| Failure::program(NAME, format!("{e}\n{}", rig.tail(pid)));
-    await_ready(&gateway_ns).map_err(|e| with_words(rig, e, gateway))?;
-
-    let url = format!("https://{GATEWAY_IPV4}:4433");
-    let ca = manifests.authority().display().to_string();
-    let attach = [
-        "attach",
-        "--vpc",
-        "bench-vpc",
-        "--gateway",
-        &url,
-        "--ca",
-        &ca,
-    ];
-    let client = rig.start(
-        &client_ns,
-        &client_program,
-        &[&dirs[..], &attach].concat(),
-        &[],
-        "datum-connect",
-    )?;
-    rig.await_path(NAME, TARGET).map_err(|e| {
-        Failure::program(
-            NAME,
-            format!("{e}\n{}\n{}", rig.tail(client), rig.tail(gateway)),
-        )
-    })?;
+    let connector = Connector::of_command(rig, options)?;
+    let gateway = Gateway::start(rig, options, &[connector.id.clone()], options.rules)?;
+    let client = gateway.attach(rig, &connector)?;
     Ok(Tunnel {
         name: NAME,
         target: TARGET,
         client: Some(client),
-        gateway: Some(gateway),
+        gateway: Some(gateway.pid),
         about: format!(
-            "{}, QUIC datagrams, AES-128-GCM or what TLS agrees on, {} rules, SRv6 behind the gateway",
-            machine::version(&gateway_program, "--version"),
+            "{}, QUIC datagrams, {} rules, SRv6 (encap.red, End.DX4) behind the gateway",
+            machine::version(&gateway.program(), "--version"),
             options.rules
         ),
     })
+}
+
+/// The key of datum-connect.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    folder: String,
+    pub(crate) id: String,
+}
+
+impl Connector {
+    /// Makes the key.
+    pub(crate) fn of_command(rig: &Rig, options: &Options) -> Result<Self, Failure> {
+        let program = options.binaries.join(CLIENT_PROGRAM);
+        if !program.is_file() {
+            let what = format!("no {}; cargo build --release", program.display());
+            return Err(Failure::Machine(what));
+        }
+        let folder = rig.work().join("client").display().to_string();
+        let id = rig::run(&program, &["--config-dir", &folder, "key", "--id"])?;
+        Ok(Self {
+            folder,
+            id: id.trim().into(),
+        })
+    }
+}
+
+impl Gateway {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(
+        rig: &mut Rig,
+        options: &Options,
+        connectors: &[String],
+        rules: u32,
+    ) -> Result<Self, Failure> {
+        prepare_node(rig);
+        let manifests = Manifests::write(&rig.work().join("manifests"), connectors, rules)?;
+        let mut gateway = Self {
+            pid: 0,
+            manifests,
+            binaries: options.binaries.clone(),
+        };
+        let program = gateway.program();
+        if !program.is_file() {
+            let what = format!("no {}; cargo build --release", program.display());
+            return Err(Failure::Machine(what));
+        }
+        let folder = gateway.manifests.folder.display().to_string();
+        let quiet: [(&str, &OsStr); 1] = [("RUST_LOG", OsStr::new("warn"))];
+        let ns = rig.gateway.clone();
+        gateway.pid = rig.start(
+            &ns,
+            &program,
+            &["--manifests", &folder],
+            &quiet,
+            GATEWAY_PROGRAM,
+        )?;
+        match await_ready(&ns) {
+            Ok(()) => Ok(gateway),
+            Err(e) => Err(Failure::program(
+                NAME,
+                format!("{e}\n{}", rig.tail(gateway.pid)),
+            )),
+        }
+    }
+
+    fn program(&self) -> PathBuf {
+        self.binaries.join(GATEWAY_PROGRAM)
+    }
+
+    /// Attaches the client's namespace by datum-connect. Returns the pid of that.
+    pub(crate) fn attach(&self, rig: &mut Rig, connector: &Connector) -> Result<u32, Failure> {
+        let (ca, folder) = (
+            self.manifests.authority().display().to_string(),
+            &connector.folder,
+        );
+        let args = [
+            "--config-dir",
+            folder,
+            "--state-dir",
+            folder,
+            "attach",
+            "--vpc",
+            VPC,
+            "--gateway",
+            GATEWAY_URL,
+            "--ca",
+            &ca,
+        ];
+        let ns = rig.client.clone();
+        let client = rig.start(
+            &ns,
+            &self.binaries.join(CLIENT_PROGRAM),
+            &args,
+            &[],
+            CLIENT_PROGRAM,
+        )?;
+        rig.await_path(NAME, TARGET).map_err(|e| {
+            Failure::program(
+                NAME,
+                format!("{e}\n{}\n{}", rig.tail(client), rig.tail(self.pid)),
+            )
+        })?;
+        Ok(client)
+    }
 }
 
 /// The workload's namespace is also its SRv6 node: End.DX4 in, encap.red out, no SRH.
@@ -115,7 +183,7 @@ fn prepare_node(rig: &Rig) {
         "{NODE_SID}/128 encap seg6local action End.DX4 nh4 {TARGET} dev {CORE}"
     ));
     node.route(&format!(
-        "10.40.0.0/24 encap seg6 mode encap.red segs {GATEWAY_SID_IPV4} dev {CORE} src {TARGET}"
+        "{POOL} encap seg6 mode encap.red segs {GATEWAY_SID_IPV4} dev {CORE} src {TARGET}"
     ));
 }
 
@@ -148,13 +216,4 @@ fn ask(gateway: &Netns, path: &str) -> io::Result<String> {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     })
-}
-
-/// Where the gateway puts the authority of a certificate it made itself.
-const DEVELOPMENT_CA: &str = ".state/development-tls/ca.crt";
-
-impl Manifests {
-    pub(crate) fn authority(&self) -> std::path::PathBuf {
-        Path::new(&self.folder).join(DEVELOPMENT_CA)
-    }
 }
