@@ -49,10 +49,11 @@ impl Machine {
         Ok(http_stream(stream))
     }
 
-    /// Opens a stream and sends a request on it (client). An extended CONNECT stays open.
+    /// Opens a stream and sends a request on it (client). An extended CONNECT stays open, and is
+    /// sent only after the peer's SETTINGS arrived (`http3::Event::Settings`).
     ///
     /// # Errors
-    /// [`OpenError`]: nothing was sent.
+    /// [`OpenError`]: no request was sent. A stream that was opened for it is abandoned.
     pub fn request(
         &mut self,
         conn: ConnId,

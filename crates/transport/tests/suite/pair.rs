@@ -86,6 +86,8 @@ pub(crate) struct Pair {
     pub(crate) deaf: Option<End>,
     /// Datagrams the link lost.
     pub(crate) lost: u64,
+    /// Datagrams put on the link that were marked ECN-capable.
+    pub(crate) marked: u64,
     /// Largest datagram carried, by direction.
     pub(crate) largest: [usize; 2],
     flying: BTreeMap<(Instant, u64), Flying>,
@@ -126,6 +128,7 @@ impl Pair {
             enter: |_| {},
             deaf: None,
             lost: 0,
+            marked: 0,
             largest: [0; 2],
             flying: BTreeMap::new(),
             sequence: 0,
@@ -196,6 +199,7 @@ impl Pair {
             self.lost += 1;
             return;
         }
+        self.marked += u64::from(ecn.is_some());
         if self.draw() % 1000 < self.link.damage_permille {
             let bit = self.draw() as usize % (data.len() * 8);
             data[bit / 8] ^= 1 << (bit % 8);

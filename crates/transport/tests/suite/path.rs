@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use masque_transport::{CloseReason, Event, MIN_TUNNEL_UDP_PAYLOAD_BYTES, PathFloor, http3};
+use masque_transport::{
+    CloseReason, Congestion, Event, MIN_TUNNEL_UDP_PAYLOAD_BYTES, MachineConfig, PathFloor,
+    TransportTuning, http3,
+};
 
 use crate::{
     certificates::SERVER_NAME,
-    pair::{End, Link, Pair, closed},
+    pair::{End, Link, Pair, closed, config},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -143,6 +146,50 @@ fn losses_cost_datagrams_but_no_stream_bytes() {
         (900..1000).contains(&arrived),
         "{arrived} of 1000 with 5 % loss"
     );
+}
+
+#[test]
+fn every_congestion_controller_carries_a_tunnel() {
+    let fixed = Congestion::Fixed {
+        window_bytes: 200_000,
+    };
+    for congestion in [
+        Congestion::Cubic,
+        Congestion::NewReno,
+        Congestion::Bbr,
+        fixed,
+    ] {
+        let tuning = TransportTuning {
+            congestion,
+            ..TransportTuning::default()
+        };
+        let config = MachineConfig { tuning, ..config() };
+        let link = Link {
+            loss_permille: 10,
+            ..Link::default()
+        };
+        let mut pair = Pair::with(link, config.clone(), config);
+        let (at_client, _, stream) = pair.tunnel();
+        for _ in 0..300 {
+            pair.client
+                .send_datagram(at_client, stream, 1000, |payload| payload.fill(1))
+                .unwrap();
+            pair.run_for(Duration::from_millis(3));
+        }
+        pair.run_for(SECOND);
+        let arrived = pair.server_seen.datagrams.len();
+        assert!(
+            arrived > 280,
+            "{congestion:?}: {arrived} of 300 with 1 % loss"
+        );
+        // RFC 9484 §10.2: without congestion control, outer packets are Not-ECT.
+        assert_eq!(
+            pair.marked == 0,
+            congestion == fixed,
+            "{congestion:?}: {}",
+            pair.marked
+        );
+    }
 }
 
 #[test]
