@@ -92,7 +92,12 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
 
     let secrets = Secrets {
         token: random()?,
-        reset: random()?,
+        reset: state
+            .reset_secret(random()?)
+            .map_err(|error| Fatal::Write {
+                path: state_path.clone(),
+                error,
+            })?,
     };
     let mut supervisor = Supervisor::new(
         args.clone(),

@@ -11,6 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The file that remembers who has which address.
 const ADDRESSES: &str = "addresses.json";
+/// The key of stateless resets.
+const RESET_SECRET: &str = "reset.key";
 /// A state file is refused above this; 10,000 attachments take about 2 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -66,22 +68,43 @@ impl StateDir {
         }
     }
 
+    /// The key of stateless resets, the same after a restart: clients whose next packet is answered
+    /// by a reset connect anew at once instead of after a timeout (RFC 9000 §10.3.2: "A single static
+    /// key can be used across all connections to the same endpoint"). `fresh` is kept when there is
+    /// none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn reset_secret(&self, fresh: [u8; 32]) -> io::Result<[u8; 32]> {
+        let path = self.path.join(RESET_SECRET);
+        if let Ok(kept) = fs::read(&path)
+            && let Ok(secret) = kept.try_into()
+        {
+            return Ok(secret);
+        }
+        Self::replace(&path, &fresh)?;
+        Ok(fresh)
+    }
+
     /// Replaces the remembered addresses: written beside, flushed, renamed over.
     ///
     /// # Errors
     /// What the operating system says; the former file is then whole.
     pub(crate) fn save_addresses<T: Serialize>(&self, state: &T) -> io::Result<()> {
-        let path = self.path.join(ADDRESSES);
-        let beside = path.with_extension("json.new");
+        Self::replace(&self.path.join(ADDRESSES), &serde_json::to_vec(state)?)
+    }
+
+    fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+        let beside = path.with_extension("new");
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&beside)?;
-        file.write_all(&serde_json::to_vec(state)?)?;
+        file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&beside, &path)
+        fs::rename(&beside, path)
     }
 }
 
@@ -97,6 +120,17 @@ mod tests {
         state.save_addresses(&vec![1u8, 2]).unwrap();
         state.save_addresses(&vec![3u8]).unwrap();
         assert_eq!(state.load_addresses(), Some(vec![3u8]));
+    }
+
+    #[test]
+    fn the_reset_secret_is_kept_and_a_broken_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert_eq!(state.reset_secret([1; 32]).unwrap(), [1; 32]);
+        assert_eq!(state.reset_secret([2; 32]).unwrap(), [1; 32]);
+        fs::write(dir.path().join(RESET_SECRET), b"short").unwrap();
+        assert_eq!(state.reset_secret([3; 32]).unwrap(), [3; 32]);
+        assert_eq!(state.reset_secret([4; 32]).unwrap(), [3; 32]);
     }
 
     #[test]

@@ -38,12 +38,12 @@ const UNDERLAY_MTU_BYTES: usize = 1500;
 /// Every TUN device's name begins so.
 const TUN_PREFIX: &str = "mq";
 
-/// Secrets of this process: nothing that it keys outlives it.
+/// Secrets of this process.
 #[derive(Clone)]
 pub(crate) struct Secrets {
     /// Keys Retry tokens of all shards.
     pub(crate) token: [u8; 32],
-    /// Keys stateless resets.
+    /// Keys stateless resets; the same after a restart.
     pub(crate) reset: [u8; 32],
 }
 

@@ -9,12 +9,15 @@ use std::{
 use masque_testkit::Netns;
 use nix::sys::signal::Signal;
 
-use crate::{Ended, Fabric, Process, program, within};
+use crate::{Ended, Fabric, Process, program, wait::patient, within};
 
 /// Where the fabric's gateway is.
 const GATEWAY: &str = "https://192.0.2.1:4433";
 /// A client says goodbye and is gone by then.
 const END_MAX: Duration = Duration::from_secs(5);
+
+/// A line that will come at all comes by then.
+const LINE_MAX: Duration = Duration::from_secs(15);
 
 /// The process, in the namespace of a client host.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub struct Client {
     process: Process,
     ns: Netns,
     folder: PathBuf,
+    state: PathBuf,
 }
 
 impl Client {
@@ -43,7 +47,8 @@ impl Client {
         let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
         let config = path(&folder);
         // Two hosts may use one key: the sockets are the host's.
-        let state = path(&fabric.folder().join(format!("state-{}", ns.name())));
+        let state_dir = fabric.folder().join(format!("state-{}", ns.name()));
+        let state = path(&state_dir);
         let ca = path(&fabric.manifests.development_ca());
         let mut args = vec!["--config-dir", &config, "--state-dir", &state];
         args.extend(["--log", "info", "attach", "--vpc", vpc]);
@@ -59,6 +64,7 @@ impl Client {
             process: Process::start(ns, program("datum-connect"), &args, &output),
             ns: ns.clone(),
             folder,
+            state: state_dir,
         }
     }
 
@@ -71,7 +77,7 @@ impl Client {
     /// Waits until it has printed `text`.
     #[track_caller]
     pub fn wait_line(&self, text: &str) {
-        let seen = within(Duration::from_secs(15), || self.log().contains(text));
+        let seen = within(patient(LINE_MAX), || self.log().contains(text));
         assert!(seen.is_some(), "no {text:?} of the client:\n{}", self.log());
     }
 
@@ -102,6 +108,32 @@ impl Client {
         words.find(|word| *word == "mtu");
         let mtu = words.next().and_then(|mtu| mtu.parse().ok());
         mtu.expect("a device has an MTU")
+    }
+
+    /// Packets that it dropped for a reason so far, by `status --json`.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let text = self.ask(&["status", "--json"]);
+        let key = format!("\"{reason}\":");
+        text.split(&key).nth(1).map_or(0, |rest| {
+            let digits: String = rest
+                .trim_start()
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            digits.parse().expect("a count")
+        })
+    }
+
+    /// Another command of the same user, to its end; what it printed.
+    #[track_caller]
+    pub fn ask(&self, command: &[&str]) -> String {
+        let program = program("datum-connect").to_str().expect("a plain path");
+        let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
+        let (config, state) = (path(&self.folder), path(&self.state));
+        let mut args = vec!["--config-dir", &config, "--state-dir", &state];
+        args.extend(command);
+        self.ns.run(program, &args)
     }
 
     /// What it printed.
@@ -139,7 +171,7 @@ impl Client {
     #[track_caller]
     pub fn terminate(self) -> Ended {
         self.process.signal(Signal::SIGTERM);
-        self.process.end(END_MAX)
+        self.process.end(patient(END_MAX))
     }
 }
 

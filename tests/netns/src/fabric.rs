@@ -32,6 +32,15 @@ pub struct Links {
     pub underlay_mtu: u32,
 }
 
+/// How nodes take packets out of SRv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decapsulation {
+    /// End.DT6 for IPv6 and End.DX4 for IPv4, any kernel.
+    EachFamily,
+    /// One SID for both families: End.DT46 into a VRF, where the kernel has VRFs.
+    Vrf,
+}
+
 impl Default for Links {
     fn default() -> Self {
         Self {
@@ -79,6 +88,25 @@ impl Fabric {
     /// A fabric with these links, or `None` after a `SKIPPED:` line.
     #[track_caller]
     pub fn with(links: Links) -> Option<Self> {
+        Self::build(links, Decapsulation::EachFamily)
+    }
+
+    /// A fabric of VRFs and one SID for each VPC, or `None` after a `SKIPPED:` line.
+    #[track_caller]
+    pub fn with_vrfs() -> Option<Self> {
+        if Lab::available().is_ok() && !has_vrf() {
+            eprintln!("SKIPPED: this kernel has no VRF; `tests/guest/run` boots one that has");
+            return None;
+        }
+        let mut fabric = Self::build(Links::default(), Decapsulation::Vrf)?;
+        for point in &mut fabric.manifests.points {
+            point.one_sid = true;
+        }
+        Some(fabric)
+    }
+
+    #[track_caller]
+    fn build(links: Links, decapsulation: Decapsulation) -> Option<Self> {
         if let Err(skip) = Lab::available() {
             eprintln!("{skip}");
             return None;
@@ -110,6 +138,7 @@ impl Fabric {
             name,
             vpc,
             subnet,
+            decapsulation,
         };
         work(&fabric.node_1, 1, &fabric.work_1p, "work-1p", 1, 1).join(links.underlay_mtu);
         work(&fabric.node_1, 1, &fabric.work_1s, "work-1s", 2, 1).join(links.underlay_mtu);
@@ -196,20 +225,17 @@ struct Workload<'a> {
     name: &'a str,
     vpc: u16,
     subnet: u16,
+    decapsulation: Decapsulation,
 }
 
 impl Workload<'_> {
     fn join(&self, mtu: u32) {
-        let Self {
-            node,
-            id,
-            work,
-            name,
-            vpc,
-            subnet,
-        } = *self;
+        let (node, work, name, vpc) = (self.node, self.work, self.name, self.vpc);
+        let (subnet, six, table) = (self.subnet, 10 * self.vpc, self.table());
         link((node, name), (work, "eth0"), mtu);
-        let (table, six) = (100 + vpc, 10 * vpc);
+        if self.decapsulation == Decapsulation::Vrf {
+            self.make_vrf();
+        }
         node.address(name, &format!("169.254.{vpc}.2/30"));
         node.address(name, "fe80::1/64");
         work.address("eth0", &format!("169.254.{vpc}.1/30"));
@@ -222,33 +248,83 @@ impl Workload<'_> {
         work.route(&format!(
             "::/0 via fe80::1 dev eth0 src fd20:{six}:0:{subnet}::10"
         ));
-        // Out of SRv6 …
-        let dev = UNDERLAY_GATEWAY;
-        node.route(&format!(
-            "{}/128 encap seg6local action End.DT6 table {table} dev {dev}",
-            sid(id, 'e', vpc)
-        ));
-        node.route(&format!(
-            "{}/128 encap seg6local action End.DX4 nh4 169.254.{vpc}.1 dev {dev}",
-            sid(id, 'd', vpc)
-        ));
         node.route(&format!(
             "fd20:{six}:0:{subnet}::/64 via fe80::2 dev {name} table {table}"
         ));
-        // … and into it: the clients live behind the gateway's SIDs.
-        let table_text = table.to_string();
-        for family in ["-4", "-6"] {
-            node.ip(&[family, "rule", "add", "iif", name, "lookup", &table_text]);
-        }
+        let ipv4 = match self.decapsulation {
+            Decapsulation::EachFamily => {
+                self.out_of_srv6();
+                'd'
+            }
+            Decapsulation::Vrf => {
+                node.route(&format!(
+                    "10.0.{subnet}.0/24 via 169.254.{vpc}.1 dev {name} table {table}"
+                ));
+                let (sid, vrf) = (sid(self.id, 'e', vpc), self.vrf());
+                node.route(&format!(
+                    "{sid}/128 encap seg6local action End.DT46 vrftable {table} dev {vrf}"
+                ));
+                'e'
+            }
+        };
+        // The clients live behind the gateway's SIDs.
+        let (ipv4, ipv6, dev) = (sid(3, ipv4, vpc), sid(3, 'e', vpc), UNDERLAY_GATEWAY);
         node.route(&format!(
-            "10.0.100.0/24 encap seg6 mode encap.red segs {} dev {dev} table {table}",
-            sid(3, 'd', vpc)
+            "10.0.100.0/24 encap seg6 mode encap.red segs {ipv4} dev {dev} table {table}"
         ));
         node.route(&format!(
-            "fd20:{six}:0:100::/64 encap seg6 mode encap.red segs {} dev {dev} table {table}",
-            sid(3, 'e', vpc)
+            "fd20:{six}:0:100::/64 encap seg6 mode encap.red segs {ipv6} dev {dev} table {table}"
         ));
     }
+
+    fn table(&self) -> u16 {
+        100 + self.vpc
+    }
+
+    fn vrf(&self) -> String {
+        format!("vpc-{}", self.vpc)
+    }
+
+    /// A VRF with the workload's device in it.
+    fn make_vrf(&self) {
+        let (node, vrf, table) = (self.node, self.vrf(), self.table().to_string());
+        node.ip(&["link", "add", &vrf, "type", "vrf", "table", &table]);
+        node.ip(&["link", "set", &vrf, "up"]);
+        node.ip(&["link", "set", self.name, "master", &vrf]);
+        // RFC 8986 §4.8 needs the VRF of a table to be one; SIDs are reached through the underlay.
+        node.sysctl("net.vrf.strict_mode", "1");
+        let locators = format!("{BLOCK}::/48");
+        let rule = [
+            "-6", "rule", "add", "pref", "900", "to", &locators, "lookup", "main",
+        ];
+        if !node.ip(&["-6", "rule", "show"]).contains(&locators) {
+            node.ip(&rule);
+        }
+    }
+
+    fn out_of_srv6(&self) {
+        let (node, name, vpc, table) = (self.node, self.name, self.vpc, self.table());
+        let dev = UNDERLAY_GATEWAY;
+        let (ipv4, ipv6) = (sid(self.id, 'd', vpc), sid(self.id, 'e', vpc));
+        node.route(&format!(
+            "{ipv6}/128 encap seg6local action End.DT6 table {table} dev {dev}"
+        ));
+        node.route(&format!(
+            "{ipv4}/128 encap seg6local action End.DX4 nh4 169.254.{vpc}.1 dev {dev}"
+        ));
+        let table = table.to_string();
+        for family in ["-4", "-6"] {
+            node.ip(&[family, "rule", "add", "iif", name, "lookup", &table]);
+        }
+    }
+}
+
+/// Whether the kernel can make a VRF.
+fn has_vrf() -> bool {
+    let mut lab = Lab::new();
+    let args = ["link", "add", "probe", "type", "vrf", "table", "1"];
+    let output = lab.host("probe").command("ip", &args).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn link((a, a_name): (&Netns, &str), (b, b_name): (&Netns, &str), mtu: u32) {

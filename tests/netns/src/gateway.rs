@@ -10,12 +10,14 @@ use std::{
 use masque_testkit::Netns;
 use nix::sys::signal::Signal;
 
-use crate::{Ended, Fabric, Process, eventually, program};
+use crate::{Ended, Fabric, Process, eventually, program, wait::patient, within};
 
 /// Where the gateway serves its metrics.
 const ADMIN: &str = "127.0.0.1:9464";
 /// The number of the gateway's own routes and rules (`proto 77`).
 const ROUTE_PROTOCOL: &str = "77";
+/// A gateway that starts at all is ready by then.
+const READY_MAX: Duration = Duration::from_secs(15);
 /// A drain with its deadline of 5 s ends by then.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -63,13 +65,7 @@ impl Gateway {
     /// Waits for `/readyz`.
     #[track_caller]
     pub fn wait_ready(&self) {
-        let mut ready = false;
-        for _ in 0..3 {
-            ready = crate::within(Duration::from_secs(10), || self.is_ready()).is_some();
-            if ready {
-                break;
-            }
-        }
+        let ready = within(patient(READY_MAX), || self.is_ready()).is_some();
         assert!(ready, "the gateway is not ready:\n{}", self.log());
     }
 
@@ -145,7 +141,7 @@ impl Gateway {
     #[track_caller]
     pub fn terminate(self) -> Ended {
         self.process.signal(Signal::SIGTERM);
-        self.process.end(END_MAX)
+        self.process.end(patient(END_MAX))
     }
 
     /// What of a gateway is in the kernel of this namespace: devices, rules and routes.

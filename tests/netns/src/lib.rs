@@ -29,7 +29,7 @@ mod traffic;
 mod wait;
 
 pub use client::Client;
-pub use fabric::{Fabric, Links, UNDERLAY_GATEWAY, sid};
+pub use fabric::{Decapsulation, Fabric, Links, UNDERLAY_GATEWAY, sid};
 pub use gateway::{Gateway, Samples};
 pub use manifests::{Attachment, IngressPoint, Manifests, PRODUCTION_RULES};
 pub use process::{Ended, Process};

@@ -56,6 +56,8 @@ pub struct IngressPoint {
     pub pools: Vec<String>,
     /// The policy's rules, each one flow of YAML; no policy without any.
     pub rules: Vec<String>,
+    /// One SID for both families (End.DT46) instead of one for each.
+    pub one_sid: bool,
     /// `sessions.maxTotal`.
     pub max_total: Option<u32>,
 }
@@ -159,6 +161,7 @@ impl IngressPoint {
                 format!("\"fd20:{number}0:0:100::/64\""),
             ],
             rules: PRODUCTION_RULES.iter().map(|&r| r.to_owned()).collect(),
+            one_sid: false,
             max_total: None,
         }
     }
@@ -176,6 +179,12 @@ impl IngressPoint {
         let pools: String = self.pools.iter().fold(String::new(), |text, cidr| {
             text + "    - {cidr: " + cidr + "}\n"
         });
+        let ipv4 = if self.one_sid { 'e' } else { 'd' };
+        let local = if self.one_sid {
+            String::new()
+        } else {
+            format!("      localSIDIPv4: \"fd00:0:1:3:d00{number}::\"\n")
+        };
         let max_total = self
             .max_total
             .map_or_else(String::new, |max| format!("maxTotal: {max}"));
@@ -197,12 +206,11 @@ spec:
     provider: Static
     static:
       localSID: \"fd00:0:1:3:e00{number}::\"
-      localSIDIPv4: \"fd00:0:1:3:d00{number}::\"
-      sourceAddress: fd00:0:1:3::1
+{local}      sourceAddress: fd00:0:1:3::1
       routes:
-        - {{prefix: 10.0.1.0/24, sid: \"fd00:0:1:1:d00{number}::\"}}
+        - {{prefix: 10.0.1.0/24, sid: \"fd00:0:1:1:{ipv4}00{number}::\"}}
         - {{prefix: \"fd20:{number}0:0:1::/64\", sid: \"fd00:0:1:1:e00{number}::\"}}
-        - {{prefix: 10.0.2.0/24, sid: \"fd00:0:1:2:d00{number}::\"}}
+        - {{prefix: 10.0.2.0/24, sid: \"fd00:0:1:2:{ipv4}00{number}::\"}}
         - {{prefix: \"fd20:{number}0:0:2::/64\", sid: \"fd00:0:1:2:e00{number}::\"}}
   sessions: {{{max_total}}}
   drain: {{deadline: 5s}}

@@ -14,6 +14,8 @@ use std::{
 
 use masque_testkit::Netns;
 
+use crate::wait::patient;
+
 /// A connection over the fabric takes milliseconds; so long is waited for it.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A stalled exchange fails after this.
@@ -83,9 +85,9 @@ fn echo(mut stream: TcpStream) {
 /// No connection, a stall, or other bytes.
 pub fn exchange(ns: &Netns, to: SocketAddr, bytes: usize) -> io::Result<Duration> {
     let start = Instant::now();
-    let mut stream = ns.enter(|| TcpStream::connect_timeout(&to, CONNECT_MAX))?;
-    stream.set_read_timeout(Some(STALL_MAX))?;
-    stream.set_write_timeout(Some(STALL_MAX))?;
+    let mut stream = ns.enter(|| TcpStream::connect_timeout(&to, patient(CONNECT_MAX)))?;
+    stream.set_read_timeout(Some(patient(STALL_MAX)))?;
+    stream.set_write_timeout(Some(patient(STALL_MAX)))?;
     let mut writer = stream.try_clone()?;
     let pattern = |at: usize| (at % 251) as u8;
     let sender = thread::spawn(move || -> io::Result<()> {
@@ -187,7 +189,7 @@ impl Flow {
     /// Connects to an echo server.
     #[track_caller]
     pub fn start(ns: &Netns, to: SocketAddr) -> Self {
-        let stream = ns.enter(|| TcpStream::connect_timeout(&to, CONNECT_MAX));
+        let stream = ns.enter(|| TcpStream::connect_timeout(&to, patient(CONNECT_MAX)));
         let stream = stream.unwrap_or_else(|e| panic!("{to} from {}: {e}", ns.name()));
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),

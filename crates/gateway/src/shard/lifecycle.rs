@@ -1,6 +1,6 @@
 //! A tunnel from its 200 to its end.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use masque_gateway_core::{EndReason, Grant, Now, SessionId};
 use masque_http3::Code;
@@ -231,7 +231,7 @@ impl Shard {
             vpc: tunnel.grant.vpc.to_string(),
             addresses: tunnel.grant.addresses.clone(),
             transport: "h3".to_owned(),
-            remote: port.machine.remote_address(tunnel.key.conn)?,
+            remote: plain(port.machine.remote_address(tunnel.key.conn)?),
             shard: self.id,
             active: self.plane.is_active(tunnel.slot),
             age_s: at.saturating_duration_since(tunnel.since).as_secs(),
@@ -246,6 +246,11 @@ impl Shard {
                 .collect(),
         })
     }
+}
+
+/// A client's IPv4 address as it is written, though the socket takes both families.
+fn plain(remote: SocketAddr) -> SocketAddr {
+    SocketAddr::new(remote.ip().to_canonical(), remote.port())
 }
 
 /// What the client has, as capsules; only what changed is sent.

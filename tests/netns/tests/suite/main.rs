@@ -16,6 +16,7 @@ mod refusals;
 mod restart;
 mod roaming;
 mod start;
+mod vrf;
 
 use std::{
     net::{IpAddr, SocketAddr},

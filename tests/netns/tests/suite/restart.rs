@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use masque_netns_tests::{Client, Echo, Gateway, eventually, exchange, ping, within};
+use masque_netns_tests::{Client, Echo, Gateway, Process, eventually, exchange, ping, within};
 use nix::sys::signal::Signal;
 
 use crate::{WEB, WORK_V4, WORK_V6, address, at, connects_not, with_laptop};
@@ -26,7 +27,8 @@ fn a_killed_client_comes_back_with_the_same_addresses() {
     ping(&fabric.laptop, address(WORK_V6), &[]);
     let ended = again.terminate();
     assert_eq!(ended.code, Some(0), "{}", ended.output);
-    eventually("no session is left", || gateway.sessions() == 0);
+    // The killed one's connection ends by a timeout only.
+    eventually("its session is over", || gateway.sessions() <= 1);
     let links = fabric.laptop.ip(&["-o", "link", "show"]);
     assert!(!links.contains("dc0"), "{links}");
 }
@@ -47,6 +49,10 @@ fn a_killed_gateway_is_repaired_by_the_next_and_the_client_is_back() {
     let stale = "10.77.0.0/16 dev underlay proto 77 table 1297154055";
     fabric.gateway.route(stale);
 
+    // Somebody uses the tunnel: the next gateway answers a packet it knows nothing of by a reset.
+    let log = fabric.folder().join("ping.log");
+    let pings = ["-i", "0.1", "-c", "200", WORK_V4];
+    let _traffic = Process::start(&fabric.laptop, Path::new("ping"), &pings, &log);
     let gateway = Gateway::start(&fabric, &[]);
     gateway.wait_ready();
     let ready = Instant::now();
