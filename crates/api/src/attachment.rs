@@ -15,7 +15,7 @@ use crate::{Cidr, ConnectorRef, Ip, VpcRef};
     kind = "ConnectorAttachment",
     plural = "connectorattachments",
     shortname = "cna",
-    category = "vpc",
+    category = "vpcaccess",
     namespaced,
     doc = "Lets one connector into one VPC.",
     status = "ConnectorAttachmentStatus",

@@ -28,7 +28,7 @@ pub use status::{AttachmentCounts, Endpoint, PoolUsage, SnapshotStatus, VPCIngre
     kind = "VPCIngressPoint",
     plural = "vpcingresspoints",
     shortname = "vpcip",
-    category = "vpc",
+    category = "vpcaccess",
     namespaced,
     doc = "The gateways of one VPC: where clients arrive, which addresses they get, and how their packets reach the VPC.",
     status = "VPCIngressPointStatus",

@@ -19,7 +19,7 @@ pub use protocol::{PROTOCOL_PATTERN, PortProtocol, ProtocolName};
     kind = "VPCAccessPolicy",
     plural = "vpcaccesspolicies",
     shortname = "vpcap",
-    category = "vpc",
+    category = "vpcaccess",
     namespaced,
     doc = "Allows and denies flows between connectors and a VPC. Policies add up; what none allows is denied.",
     status = "VPCAccessPolicyStatus",

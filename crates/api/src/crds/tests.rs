@@ -261,7 +261,7 @@ fn definitions_are_complete() {
         );
         assert_eq!(
             crd.spec.names.categories.as_deref(),
-            Some(&["vpc".to_owned()][..])
+            Some(&["vpcaccess".to_owned()][..])
         );
         let version = &crd.spec.versions[0];
         assert_eq!(
