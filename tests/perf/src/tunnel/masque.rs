@@ -49,7 +49,12 @@ pub(crate) struct Gateway {
 
 pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure> {
     let connector = Connector::of_command(rig, options)?;
-    let gateway = Gateway::start(rig, options, &[connector.id.clone()], options.rules)?;
+    let gateway = Gateway::start(
+        rig,
+        options,
+        std::slice::from_ref(&connector.id),
+        options.rules,
+    )?;
     let client = gateway.attach(rig, &connector)?;
     Ok(Tunnel {
         name: NAME,

@@ -156,7 +156,7 @@ fn fillers(count: u32) -> Vec<String> {
     let filler = |i: u32| {
         let (a, b) = (i / 250 % 250, i % 250);
         let (action, port) = (
-            if i % 4 == 0 { "Deny" } else { "Allow" },
+            if i.is_multiple_of(4) { "Deny" } else { "Allow" },
             10_000 + i % 20_000,
         );
         let name = i as usize % RULES_OF_A_POLICY;
