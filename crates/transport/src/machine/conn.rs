@@ -10,7 +10,7 @@ use bytes::Bytes;
 use masque_http3 as http3;
 use quinn_proto::{Dir, StreamId as QuicStreamId};
 
-use super::millis;
+use super::{millis, query::canonical};
 use crate::{
     ConnId, Event, PathFloor, admission::Admitted, tls::PeerCertificateError,
     tuning::MIN_TUNNEL_UDP_PAYLOAD_BYTES,
@@ -251,6 +251,7 @@ impl Conn {
         let remote = self.quic.remote_address();
         if remote != self.remote {
             self.remote = remote;
+            let remote = canonical(remote);
             events.push_back(Event::Migrated {
                 conn: self.id,
                 remote,

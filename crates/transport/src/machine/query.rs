@@ -53,14 +53,14 @@ pub struct ConnectionStats {
 }
 
 impl Machine {
-    /// The peer's address now.
+    /// The peer's address now; an IPv4 address as such, whatever the socket's family.
     pub fn remote_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        Some(self.conn(conn)?.quic.remote_address())
+        Some(canonical(self.conn(conn)?.quic.remote_address()))
     }
 
     /// Our address that the peer connected to (servers, when the socket told).
     pub fn local_ip(&self, conn: ConnId) -> Option<IpAddr> {
-        self.conn(conn)?.quic.local_ip()
+        self.conn(conn)?.quic.local_ip().map(|ip| ip.to_canonical())
     }
 
     /// Smoothed round trip time.
@@ -155,5 +155,13 @@ impl Machine {
             send_chunks_reused: reused,
             ..self.stats
         }
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket by its own address, not the mapped one (RFC 4291 §2.5.5.2).
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }

@@ -256,6 +256,13 @@ fn the_wildcard_takes_ipv4_and_ipv6() {
         run(&mut listener, &mut client, |listener| {
             listener.requests.len() == 1
         });
+        let (shard, conn) = *listener.requests.keys().next().unwrap();
+        let remote = listener.shards[shard].machine.remote_address(conn);
+        assert_eq!(
+            remote,
+            Some(client.socket.local_addr().unwrap()),
+            "not a mapped address"
+        );
     }
 }
 
