@@ -68,6 +68,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
             .then(|| dirs.state.join(format!("{}.log", vpc.file_stem()))),
         profile: Some((dirs.clone(), Profile::from(&tunnel))),
         was_up: false,
+        told: None,
     };
     let session = if args.no_tun {
         Session::without_device(&config, progress)?

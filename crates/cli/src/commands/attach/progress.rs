@@ -1,14 +1,21 @@
 //! The lines a person sees while an attachment comes up and lives.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use masque_client::{Assignment, Stage, TunnelEvent, VpcName};
+use masque_client::{Assignment, AttachError, Stage, TunnelEvent, VpcName};
 
 use super::background::UP;
 use crate::{dirs::Dirs, profile::Profile};
 
 /// Routes shown in a line; `status --json` has them all.
 const ROUTES_SHOWN: usize = 6;
+
+/// How often a failure that lasts is told again.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
 /// Tells on standard error.
 #[derive(Debug)]
@@ -21,6 +28,8 @@ pub(super) struct Progress {
     /// What to remember once it worked.
     pub(super) profile: Option<(Dirs, Profile)>,
     pub(super) was_up: bool,
+    /// The last failure that was told, and when.
+    pub(super) told: Option<(Instant, String)>,
 }
 
 impl Progress {
@@ -31,14 +40,21 @@ impl Progress {
             TunnelEvent::Changed(assignment) => say!("changed: {}", summary(assignment)),
             TunnelEvent::Mtu(mtu_bytes) => tracing::info!(mtu_bytes, "the MTU changed"),
             TunnelEvent::Draining => say!("the gateway is going away; moving"),
-            TunnelEvent::Down { error, retry_in } => {
-                let advice = error.advice();
-                let ms = retry_in.as_millis();
-                say!("not connected: {error}; {advice}; next attempt in {ms} ms");
-            }
+            TunnelEvent::Down { error, .. } => self.down(error),
             // The command's exit tells the rest.
             _ => {}
         }
+    }
+
+    /// Attempts follow each other fast; a cause is told when it is new, and now and then.
+    fn down(&mut self, error: &AttachError) {
+        let text = format!("not connected: {error}; {}; trying on", error.advice());
+        let told = self.told.as_ref();
+        if told.is_some_and(|(at, told)| *told == text && at.elapsed() < REPEAT_AFTER) {
+            return;
+        }
+        say!("{text}");
+        self.told = Some((Instant::now(), text));
     }
 
     fn stage(&self, stage: Stage) {
@@ -54,6 +70,7 @@ impl Progress {
     fn up(&mut self, assignment: &Assignment, device: &str) {
         if self.was_up {
             say!("connected again: {}", summary(assignment));
+            self.told = None;
             return;
         }
         self.was_up = true;
