@@ -1,0 +1,316 @@
+//! CONNECT-IP (numbers 36 to 66), against the real gateway.
+
+use std::{net::IpAddr, time::Duration};
+
+use masque_conformance::{
+    RawClient, Shape,
+    frames::{self, PATH, USUAL, capsule, connect_ip, control},
+    with_gateway,
+};
+use masque_packet::{
+    build::{TcpFields, build_icmp_echo, build_tcp, build_udp},
+    ip,
+};
+use masque_protocol::{Capsule, CapsuleDecoder};
+
+const H3_MESSAGE_ERROR: u64 = 0x10e;
+
+/// Capsule types (RFC 9484 §4.7).
+const ADDRESS_ASSIGN: u64 = 1;
+const ADDRESS_REQUEST: u64 = 2;
+const ROUTE_ADVERTISEMENT: u64 = 3;
+
+fn parsed(kind: u64, value: &[u8]) -> Capsule {
+    let mut decoder = CapsuleDecoder::new();
+    decoder.push(frames::frame(kind, value).into());
+    decoder.poll().unwrap().unwrap()
+}
+
+/// The addresses of an ADDRESS_ASSIGN: IPv4, IPv6.
+fn addresses(capsules: &[(u64, Vec<u8>)]) -> (IpAddr, IpAddr) {
+    let Capsule::AddressAssign(list) = parsed(capsules[0].0, &capsules[0].1) else {
+        panic!("{capsules:?}")
+    };
+    let of = |ipv4: bool| {
+        let found = list
+            .iter()
+            .find(|entry| entry.prefix.addr().is_ipv4() == ipv4);
+        found.expect("both families").prefix.addr()
+    };
+    (of(true), of(false))
+}
+
+/// Sends a packet in context 0 of the first request stream.
+fn send(client: &RawClient, packet: &[u8]) {
+    let datagram = [&[0, 0][..], packet].concat();
+    client.connection.send_datagram(datagram.into()).unwrap();
+}
+
+/// The next packet of the first request stream.
+async fn receive(client: &RawClient) -> Vec<u8> {
+    let datagram = tokio::time::timeout(Duration::from_secs(5), client.connection.read_datagram());
+    let datagram = datagram.await.expect("a packet in time").unwrap();
+    assert_eq!(&datagram[..2], [0, 0], "quarter stream id and context");
+    datagram[2..].to_vec()
+}
+
+#[test]
+fn n37_n39_n40_paths_and_the_answer() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        for path in [
+            PATH,
+            "/vpc/default/production-vpc/masque/ip/%2A/%2a/",
+            "/.well-known/masque/ip/*/*/",
+        ] {
+            let (_send, mut reader) = client.request(&connect_ip(path)).await;
+            let head = reader.head().await;
+            assert_eq!(frames::status(&head), 200, "{path}");
+            assert_eq!(
+                frames::field(&head, "capsule-protocol").as_deref(),
+                Some("?1")
+            );
+        }
+    });
+}
+
+#[test]
+fn n38_n42_malformed_variables_are_refused() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        for variables in [
+            "10.0.0.1%2F8/*",
+            "10.0.0.0%2F33/*",
+            "fe80%3A%3A1%25eth0/*",
+            "fd00::1/*",
+            "*/256",
+            "*/tcp",
+            "*/-1",
+            "%zz/*",
+        ] {
+            let path = format!("/vpc/production-vpc/masque/ip/{variables}/");
+            let (_send, mut reader) = client.request(&connect_ip(&path)).await;
+            let status = reader.status().await;
+            assert!(matches!(status, 400 | 404), "{variables}: {status}");
+            assert_ne!(status, 200);
+        }
+        let path = "/vpc/production-vpc/masque/ip///";
+        let (_send, mut reader) = client.request(&connect_ip(path)).await;
+        assert!(matches!(reader.status().await, 400 | 404));
+    });
+}
+
+#[test]
+fn n43_a_name_that_does_not_resolve_is_told() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let path = "/vpc/production-vpc/masque/ip/nothing.invalid/*/";
+        let (_send, mut reader) = client.request(&connect_ip(path)).await;
+        let head = reader.head().await;
+        assert!(matches!(frames::status(&head), 502 | 504));
+        let why = frames::field(&head, "proxy-status").expect("Proxy-Status");
+        assert!(why.contains("error=dns_"), "{why}");
+    });
+}
+
+#[test]
+fn n45_n46_a_scope_limits_routes_and_packets() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let path = "/vpc/production-vpc/masque/ip/10.0.1.0%2F24/17/";
+        let (_send, mut reader) = client.request(&connect_ip(path)).await;
+        assert_eq!(reader.status().await, 200);
+        let capsules = reader.capsules(2).await;
+        let (ipv4, _) = addresses(&capsules);
+        let Capsule::RouteAdvertisement(ranges) = parsed(capsules[1].0, &capsules[1].1) else {
+            panic!("{capsules:?}")
+        };
+        assert_eq!(ranges.len(), 1);
+        assert_eq!(ranges[0].protocol(), 17);
+        assert_eq!(ranges[0].start(), "10.0.1.0".parse::<IpAddr>().unwrap());
+        // TCP is out of scope: administratively prohibited. ICMP always passes.
+        let workload = "10.0.1.10".parse().unwrap();
+        send(
+            &client,
+            &build_tcp(ipv4, workload, 1, 80, &TcpFields::default(), &[]),
+        );
+        let answer = receive(&client).await;
+        assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 13));
+        send(&client, &build_icmp_echo(ipv4, workload, 7, 1, b"hello"));
+        let answer = receive(&client).await;
+        assert_eq!((answer[9], answer[20]), (1, 0), "an echo reply");
+    });
+}
+
+#[test]
+fn n47_n50_n53_malformed_configuration_ends_the_stream() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let wrong = [
+            capsule(ADDRESS_REQUEST, &[]),
+            capsule(ADDRESS_REQUEST, &[0, 4, 0, 0, 0, 0, 32]),
+            capsule(ADDRESS_REQUEST, &[1, 5, 0, 0, 0, 0, 32]),
+            capsule(ADDRESS_ASSIGN, &[0, 4, 10, 0, 0, 1, 24]),
+            capsule(ADDRESS_ASSIGN, &[0, 4, 10, 0, 0, 0, 33]),
+            capsule(ROUTE_ADVERTISEMENT, &[4, 10, 0, 0, 2, 10, 0, 0, 1, 0]),
+            capsule(
+                ROUTE_ADVERTISEMENT,
+                &[
+                    4, 10, 0, 0, 9, 10, 0, 0, 9, 0, 4, 10, 0, 0, 1, 10, 0, 0, 1, 0,
+                ],
+            ),
+        ];
+        for bytes in wrong {
+            let (mut send, mut reader, _) = client.tunnel().await;
+            send.write_all(&bytes).await.unwrap();
+            assert_eq!(reader.reset_code().await, H3_MESSAGE_ERROR, "{bytes:?}");
+        }
+    });
+}
+
+#[test]
+fn n49_n51_addresses_come_unasked_and_when_asked() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let (mut send, mut reader, capsules) = client.tunnel().await;
+        assert_eq!(
+            capsules.iter().map(|c| c.0).collect::<Vec<_>>(),
+            [ADDRESS_ASSIGN, ROUTE_ADVERTISEMENT]
+        );
+        let (ipv4, ipv6) = addresses(&capsules);
+        let any_v4 = [1, 4, 0, 0, 0, 0, 32];
+        let any_v6 = [&[2, 6][..], &[0; 16], &[128]].concat();
+        send.write_all(&capsule(ADDRESS_REQUEST, &[&any_v4[..], &any_v6].concat()))
+            .await
+            .unwrap();
+        let answer = reader.capsules(1).await;
+        let Capsule::AddressAssign(list) = parsed(answer[0].0, &answer[0].1) else {
+            panic!("{answer:?}")
+        };
+        let of = |id: u64| {
+            list.iter()
+                .find(|e| e.request_id == id)
+                .map(|e| e.prefix.addr())
+        };
+        assert_eq!((of(1), of(2)), (Some(ipv4), Some(ipv6)));
+    });
+}
+
+#[test]
+fn n56_other_contexts_are_dropped() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let (_send, _reader, capsules) = client.tunnel().await;
+        let (ipv4, _) = addresses(&capsules);
+        let workload = "10.0.1.10".parse().unwrap();
+        let ping = |sequence| build_icmp_echo(ipv4, workload, 7, sequence, b"x");
+        for context in [&[2][..], &[3], &[0x40, 0x02], &[]] {
+            let datagram = [&[0][..], context, &ping(1)].concat();
+            let datagram = if context.is_empty() {
+                vec![0]
+            } else {
+                datagram
+            };
+            client.connection.send_datagram(datagram.into()).unwrap();
+        }
+        // A non-minimal varint of 0 is context 0.
+        let datagram = [&[0, 0x40, 0x00][..], &ping(2)].concat();
+        client.connection.send_datagram(datagram.into()).unwrap();
+        let answer = receive(&client).await;
+        assert_eq!(
+            (answer[20], answer[27]),
+            (0, 2),
+            "only sequence 2 was answered"
+        );
+    });
+}
+
+#[test]
+fn n58_n63_bad_packets_are_dropped_or_answered_never_fatal() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let (_send, _reader, capsules) = client.tunnel().await;
+        let (ipv4, ipv6) = addresses(&capsules);
+        let workload: IpAddr = "10.0.1.10".parse().unwrap();
+        let good = build_udp(ipv4, workload, 1, 9, b"x");
+        for cut in [0, 1, 19, good.len() - 1] {
+            send(&client, &good[..cut]);
+        }
+        let mut checksum = good.clone();
+        checksum[10] ^= 1;
+        send(&client, &checksum);
+        send(&client, &[0x50; 40]);
+        // A forged source: RFC 9484 §7.2.1, code 13 (IPv4) and 5 (IPv6).
+        send(
+            &client,
+            &build_udp("10.0.100.200".parse().unwrap(), workload, 1, 80, b"x"),
+        );
+        let answer = receive(&client).await;
+        assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 13));
+        let forged = "fd20:10:0:100::dead".parse().unwrap();
+        let v6 = "fd20:10:0:1::10".parse().unwrap();
+        send(&client, &build_udp(forged, v6, 1, 80, b"x"));
+        let answer = receive(&client).await;
+        assert_eq!((answer[6], answer[40], answer[41]), (58, 1, 5));
+        // No route: code 0.
+        send(
+            &client,
+            &build_udp(ipv6, "2001:db8::1".parse().unwrap(), 1, 80, b"x"),
+        );
+        let answer = receive(&client).await;
+        assert_eq!((answer[6], answer[40], answer[41]), (58, 1, 0));
+        // A used-up hop limit.
+        let mut used_up = build_icmp_echo(ipv6, v6, 7, 1, b"x");
+        used_up[7] = 1;
+        send(&client, &used_up);
+        let answer = receive(&client).await;
+        assert_eq!((answer[6], answer[40], answer[41]), (58, 3, 0));
+        assert!(ip::parse(&answer).is_ok());
+    });
+}
+
+#[test]
+fn n60_n61_the_probe_of_1280_bytes_is_answered() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let (_send, _reader, capsules) = client.tunnel().await;
+        let (_, ipv6) = addresses(&capsules);
+        let probe = build_icmp_echo(ipv6, "ff02::1".parse().unwrap(), 7, 1, &[0; 1232]);
+        assert_eq!(probe.len(), 1280);
+        send(&client, &probe);
+        let answer = receive(&client).await;
+        assert_eq!((answer.len(), answer[40]), (1280, 129));
+    });
+}
+
+#[test]
+fn n66_strangers_see_no_tunnel() {
+    with_gateway(|dial| async move {
+        let mut client = dial
+            .connect(Shape {
+                datagrams: true,
+                certificate: false,
+            })
+            .await;
+        client.open_control(&control(&USUAL)).await;
+        let get = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "192.0.2.1:4433"),
+            (":path", "/nothing"),
+        ];
+        let (_send, mut reader) = client.request(&frames::headers(&get)).await;
+        let nothing = reader.head().await;
+        // Existing and missing VPCs, right and wrong variables: all look like a missing page.
+        for path in [
+            PATH,
+            "/vpc/other/masque/ip/*/*/",
+            "/vpc/production-vpc/masque/ip/x%/*/",
+        ] {
+            let (_send, mut reader) = client.request(&connect_ip(path)).await;
+            let head = reader.head().await;
+            assert_eq!(frames::status(&head), 404, "{path}");
+            assert_eq!(head, nothing, "{path}");
+        }
+    });
+}
