@@ -170,6 +170,16 @@ impl UdpSocket {
         self.pending.is_some()
     }
 
+    /// When `machine` wants the next turn on this socket: its deadline, or its earliest timer while
+    /// the socket takes nothing (then also wait for the socket to become writable).
+    pub fn next_deadline(&self, machine: &Machine) -> Option<Instant> {
+        if self.is_blocked() {
+            machine.next_timer()
+        } else {
+            machine.next_deadline()
+        }
+    }
+
     /// Receives until the socket is empty or `budget` datagrams were taken, and hands them to
     /// `machine`.
     ///

@@ -61,11 +61,7 @@ impl Driver {
     /// Waits for the socket or the machine's deadline, at most `limit`.
     pub(crate) fn wait(&self, limit: Duration) {
         let blocked = self.socket.is_blocked();
-        let deadline = if blocked {
-            self.machine.next_timer()
-        } else {
-            self.machine.next_deadline()
-        };
+        let deadline = self.socket.next_deadline(&self.machine);
         let until = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = until.unwrap_or(limit).min(limit);
         let events = if blocked {
