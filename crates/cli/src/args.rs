@@ -39,7 +39,7 @@ pub(crate) struct Global {
         global = true,
         env = "DATUM_CONNECT_LOG",
         value_name = "FILTER",
-        default_value = "warn"
+        default_value = "warn,quinn_udp=error"
     )]
     pub(crate) log: String,
 }

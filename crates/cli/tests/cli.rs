@@ -281,8 +281,8 @@ fn nobody_at_the_gateway_exits_69_and_says_so() {
             lines[1],
             format!(
                 "datum-connect: the gateway 127.0.0.1:{port} cannot be reached: connection refused: \
-                 nothing listens on its UDP port; check the port and that the gateway runs: \
-                 `ip route get 127.0.0.1`"
+                 nothing listens on its UDP port; check that the gateway runs and that its UDP port \
+                 is {port}"
             )
         );
         assert_eq!(lines.len(), 2, "{ran:?}");

@@ -257,9 +257,15 @@ impl AttachError {
             Self::NameResolution { host, .. } => {
                 format!("check the name and this machine's resolver: `getent ahosts {host}`")
             }
+            Self::Unreachable { gateway, reason } if reason.starts_with("connection refused") => {
+                format!(
+                    "check that the gateway runs and that its UDP port is {}",
+                    gateway.port()
+                )
+            }
             Self::Unreachable { gateway, .. } => {
                 format!(
-                    "check the port and that the gateway runs: `ip route get {}`",
+                    "check this machine's network: `ip route get {}`",
                     gateway.ip()
                 )
             }
