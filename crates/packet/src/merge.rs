@@ -2,8 +2,9 @@
 //! software, without a copy of any payload.
 //!
 //! The rules are those of Linux GRO: what is merged here and segmented again by anyone gives the
-//! same packets, byte for byte. The only thing not kept is a fixed IPv4 identification of packets
-//! that must not be fragmented, where it has no meaning (RFC 6864 §4.1).
+//! same packets, byte for byte. Two things are not kept: a fixed IPv4 identification of packets that
+//! must not be fragmented, where it has no meaning (RFC 6864 §4.1), and a TCP or IPv4 checksum of
+//! 0xffff, which becomes 0 and says the same in one's complement.
 
 mod candidate;
 mod slot;

@@ -86,6 +86,14 @@ fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<FlowKey, Vec<Vec<u8>>> {
             packet[4..6].fill(0);
             packet[10..12].fill(0);
         }
+        // Zero written as all ones is zero, but for UDP, where zero says that there is none.
+        let tcp = header.upper_offset + 16;
+        if header.version == IpVersion::V4 && packet[10..12] == [0xff; 2] {
+            packet[10..12].fill(0);
+        }
+        if header.protocol == protocol::TCP && packet.get(tcp..tcp + 2) == Some(&[0xff; 2]) {
+            packet[tcp..tcp + 2].fill(0);
+        }
         flows
             .entry(flow_key(&header, &packet))
             .or_default()

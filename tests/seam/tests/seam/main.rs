@@ -1,0 +1,5 @@
+//! CONNECT-IP over iroh: see [`tunnels`].
+
+mod driver;
+mod gateway;
+mod tunnels;
