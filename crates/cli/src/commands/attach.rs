@@ -13,8 +13,8 @@ use std::{
 };
 
 use masque_client::{
-    AttachConfig, AttachError, Attachment, ConnectorIdentity, Observer, Scope, ServerTrust, Target,
-    TunnelEvent, VpcName, attach, attach_tun,
+    AttachConfig, AttachError, Attachment, ConnectorIdentity, Observer, ReceiveError, Scope,
+    ServerTrust, Target, TunnelEvent, VpcName, attach, attach_tun,
 };
 use masque_netlink::NetlinkError;
 use masque_tun::{TunConfig, TunDevice, TunError, TunQueue};
@@ -83,6 +83,8 @@ struct Session {
     attachment: Attachment,
     network: Option<Arc<Mutex<HostNetwork>>>,
     device: String,
+    /// Tells of events where no device follows them.
+    teller: Option<thread::JoinHandle<()>>,
 }
 
 impl Session {
@@ -110,6 +112,7 @@ impl Session {
             attachment,
             network: Some(network),
             device: device.name,
+            teller: None,
         })
     }
 
@@ -117,16 +120,19 @@ impl Session {
         let attached = attach(config)?;
         let (events, receiver) = (attached.events, attached.receiver);
         let sender = attached.sender;
-        thread::spawn(move || {
+        let teller = thread::spawn(move || {
             // Held, so that the attachment sees an application.
             let _sender = sender;
             loop {
-                while receiver.try_receive().is_ok() {}
-                match events.next_timeout(DRAIN_EVERY) {
-                    Some(event @ TunnelEvent::Closed(_)) => {
-                        return progress.tell(&event, "no device");
+                let over = loop {
+                    match receiver.try_receive() {
+                        Ok(_) => {}
+                        Err(reason) => break reason == ReceiveError::Over,
                     }
+                };
+                match events.next_timeout(DRAIN_EVERY) {
                     Some(event) => progress.tell(&event, "no device"),
+                    None if over => return,
                     None => {}
                 }
             }
@@ -135,6 +141,7 @@ impl Session {
             attachment: attached.attachment,
             network: None,
             device: String::new(),
+            teller: Some(teller),
         })
     }
 
@@ -143,6 +150,7 @@ impl Session {
             attachment,
             network,
             device,
+            teller,
         } = self;
         let handle = attachment.handle().clone();
         let serving = Serving {
@@ -163,6 +171,10 @@ impl Session {
             }
         });
         let reason = attachment.join();
+        if let Some(teller) = teller {
+            // What was told last comes before how it ended.
+            let _ = teller.join();
+        }
         if let Some(network) = network {
             let mut network = network
                 .lock()
