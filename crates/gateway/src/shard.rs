@@ -166,7 +166,7 @@ impl Shard {
         let next = self
             .ports
             .iter()
-            .filter_map(|port| port.machine.next_deadline())
+            .filter_map(Port::next_deadline)
             .chain([self.next_housekeeping])
             .min()?;
         Some(next.saturating_duration_since(Instant::now()))

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE, HEXLOWER, Encoding, Specification};
+use data_encoding::{BASE32_NOPAD, Encoding, HEXLOWER, HEXLOWER_PERMISSIVE, Specification};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Z-base-32 alphabet (Zooko), as in `2ovpybgj3snj…`.
@@ -46,7 +46,9 @@ impl FromStr for ConnectorKey {
 
     fn from_str(s: &str) -> Result<Self, KeyError> {
         let bytes = match s.len() {
-            64 => HEXLOWER_PERMISSIVE.decode(s.as_bytes()).map_err(|_| KeyError::Alphabet)?,
+            64 => HEXLOWER_PERMISSIVE
+                .decode(s.as_bytes())
+                .map_err(|_| KeyError::Alphabet)?,
             52 => decode_base32(s)?,
             n => return Err(KeyError::Length(n)),
         };
@@ -90,7 +92,9 @@ impl Serialize for ConnectorKey {
 
 impl<'de> Deserialize<'de> for ConnectorKey {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -126,6 +130,9 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         assert_eq!("abc".parse::<ConnectorKey>(), Err(KeyError::Length(3)));
-        assert_eq!("g".repeat(64).parse::<ConnectorKey>(), Err(KeyError::Alphabet));
+        assert_eq!(
+            "g".repeat(64).parse::<ConnectorKey>(),
+            Err(KeyError::Alphabet)
+        );
     }
 }

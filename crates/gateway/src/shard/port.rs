@@ -53,6 +53,12 @@ impl Port {
         &self.socket
     }
 
+    /// When it must be looked at again, whatever arrives. A blocked socket has nothing to do before it
+    /// is writable.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.socket.next_deadline(&self.machine)
+    }
+
     /// A handshake was completed.
     pub(crate) fn connected(&mut self, conn: masque_transport::ConnId) {
         self.connections.push(conn);
