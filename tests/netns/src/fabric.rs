@@ -237,7 +237,8 @@ impl Workload<'_> {
             self.make_vrf();
         }
         node.address(name, &format!("169.254.{vpc}.2/30"));
-        node.address(name, "fe80::1/64");
+        // In a VRF its local route is in the VRF's table, where `Netns::address` does not look.
+        node.ip(&["address", "add", "fe80::1/64", "dev", name, "nodad"]);
         work.address("eth0", &format!("169.254.{vpc}.1/30"));
         work.address("eth0", &format!("10.0.{subnet}.10/32"));
         work.address("eth0", &format!("fd20:{six}:0:{subnet}::10/128"));

@@ -57,6 +57,7 @@ fn a_forged_source_of_a_client_does_not_pass() {
     let laptop = fabric.attach(&fabric.laptop, "laptop", "production-vpc");
     ping(&fabric.laptop, address(WORK_V4), &[]);
     assert_eq!(laptop.dropped("send_source_not_assigned"), 0);
+    let own = laptop.ipv6().to_string();
     let at_work = Capture::open(&fabric.work_1p, "eth0");
     fabric.laptop.address("dc0", "10.0.100.77/32");
     ping_fails(&fabric.laptop, address(WORK_V4), &["-I", "10.0.100.77"]);
@@ -67,9 +68,12 @@ fn a_forged_source_of_a_client_does_not_pass() {
     assert_eq!(laptop.dropped("send_source_not_assigned"), 2);
     // Nor may it speak to the SRv6 fabric itself.
     fabric.laptop.route("fd00:0:1::/48 dev dc0");
-    let own = laptop.ipv6().to_string();
     ping_fails(&fabric.laptop, sid(1, 'e', 2).into(), &["-I", &own]);
-    assert!(laptop.dropped("send_destination_not_routed") >= 1);
+    let status = laptop.ask(&["status", "--json"]);
+    assert!(
+        laptop.dropped("send_destination_not_routed") >= 1,
+        "{status}"
+    );
     let echo = |p: &[u8]| matches!((p[0] >> 4, p[9], p[6]), (4, 1, _) | (6, _, 58));
     assert_eq!(at_work.next(Duration::from_millis(200), echo), None);
 }

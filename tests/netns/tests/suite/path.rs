@@ -6,11 +6,15 @@
 //! node counts when it puts a packet into SRv6, and the gateway, whose End.DX4 or End.DT6 leads into
 //! the TUN device, counts no more than these do.
 
-use masque_netns_tests::{ping, ping_fails};
+use std::time::Duration;
+
+use masque_netns_tests::{UNDERLAY_GATEWAY, ping, ping_fails, sid};
 use masque_testkit::Capture;
 
 use crate::{DENIED_AFTER, WORK_V4, WORK_V6, address, with_laptop};
 
+/// Long enough for a packet that is on its way already.
+const ON_ITS_WAY: Duration = Duration::from_secs(3);
 const VPC: &str = "production-vpc";
 
 /// Hop limits that do not reach, from 1 on, and what ping said.
@@ -35,12 +39,24 @@ fn the_gateway_is_one_hop_of_the_way_to_a_workload() {
     let Some(fabric) = with_laptop() else { return };
     let _gateway = fabric.start_gateway();
     let _laptop = fabric.attach(&fabric.laptop, "laptop", VPC);
-    for (to, nodes) in [(WORK_V4, 0), (WORK_V6, 1)] {
+    let underlay = Capture::open(&fabric.node_1, UNDERLAY_GATEWAY);
+    for (to, function) in [(WORK_V4, 'd'), (WORK_V6, 'e')] {
+        ping(&fabric.laptop, address(to), &["-t", "10"]);
+        let sid = sid(1, function, 1).octets();
+        let is_echo = |p: &[u8]| p[0] >> 4 == 6 && p[24..40] == sid;
+        let packet = underlay.next(ON_ITS_WAY, is_echo).expect("the echo");
+        let hops = if function == 'd' {
+            packet[48]
+        } else {
+            packet[47]
+        };
+        assert_eq!(hops, 9, "{to} in SRv6");
+
         let said = refused(&fabric.laptop, to);
+        let told = said[0].contains("Time to live exceeded") || said[0].contains("Hop limit");
+        assert!(told, "{to}: {said:?}");
+        let nodes = 1;
         assert_eq!(said.len(), 1 + nodes, "{to}: {said:?}");
-        let exceeded =
-            |text: &String| text.contains("Time to live exceeded") || text.contains("Hop limit");
-        assert!(exceeded(&said[0]), "{to}: {said:?}");
     }
 }
 
