@@ -154,6 +154,9 @@ pub(crate) struct AttachArgs {
     /// Go on trying when the first attempt fails
     #[arg(long)]
     pub(crate) keep_trying: bool,
+    /// Take only what is typed, not what is remembered of this VPC
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// Set by --background for the process that stays.
     #[arg(long, hide = true)]
     pub(crate) child: bool,

@@ -245,6 +245,11 @@ fn what_is_missing_or_wrong_is_told_apart() {
     fs::create_dir(home.config().join("profiles")).unwrap();
     fs::write(home.config().join("profiles/v.json"), "{").unwrap();
     assert_eq!(home.run(attach).code, 78);
+    assert_ne!(
+        home.run(&format!("{attach} --fresh --ca /nowhere")).code,
+        78,
+        "it is not read"
+    );
 
     let key = home.config().join("key.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();

@@ -38,7 +38,12 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Attaches until it is told to end.
 pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     let vpc = choose_vpc(args.vpc.as_ref(), dirs)?;
-    let tunnel = Profile::load(dirs, &vpc)?.complete(&args.tunnel)?;
+    let profile = if args.fresh {
+        Profile::default()
+    } else {
+        Profile::load(dirs, &vpc)?
+    };
+    let tunnel = profile.complete(&args.tunnel)?;
     let config = AttachConfig {
         keep_trying: args.keep_trying,
         ..config(&vpc, &tunnel, dirs)?
