@@ -112,7 +112,12 @@ fn the_machine_follows_the_assignment_and_is_restored() {
         drop(queues);
     });
     assert!(!note.exists());
-    assert_eq!(host.ip(&["route", "show"]), before);
+    // A child that another test is just starting may hold the device for a moment longer.
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        host.ip(&["route", "show"]) == before
+    });
+    assert!(gone, "{}", host.ip(&["route", "show"]));
     assert!(!host.pings("10.0.0.1".parse().unwrap(), Duration::ZERO));
 }
 
