@@ -3,6 +3,7 @@
     unsafe_code,
     reason = "a counting allocator has to implement GlobalAlloc"
 )]
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail by a panic")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -79,7 +80,7 @@ fn rules() -> Vec<Rule> {
         policy: ObjectName::new("default", "policy"),
         name: format!("rule-{number}"),
         mode,
-        action: if mode == Mode::Audit || number % 2 == 0 {
+        action: if mode == Mode::Audit || number.is_multiple_of(2) {
             Action::Deny
         } else {
             Action::Allow

@@ -146,6 +146,21 @@ impl AddressBook {
         }
     }
 
+    /// Frees what the VPCs without any pool still hold, and forgets those where all has rested.
+    /// Without it a VPC that was removed would be remembered for ever.
+    pub fn sweep(&mut self, now: Now) {
+        self.vpcs.retain(|_, book| {
+            if !book.sites.is_empty() {
+                return true;
+            }
+            let held: Vec<_> = book.holders.keys().copied().collect();
+            held.into_iter()
+                .for_each(|address| book.rest(now.mono_ms, address));
+            book.expire(now.mono_ms);
+            !book.holders.is_empty()
+        });
+    }
+
     /// Gives `owner` what `demand` says and returns all its addresses, IPv4 first. An address it
     /// has already, or had and that still rests, stays its own. A family whose pools are exhausted
     /// is left out; what it has of a family that `demand` does not name is freed.

@@ -228,6 +228,17 @@ fn a_pool_that_goes_frees_its_addresses() {
 }
 
 #[test]
+fn a_vpc_that_went_is_forgotten_once_its_addresses_have_rested() {
+    let mut fixture = Fixture::new(&[pool("10.0.0.0/24")]);
+    fixture.bind(0, 2).unwrap();
+    fixture.book.set_sites(at(0), &name("vpc"), &[]);
+    fixture.book.sweep(at(QUARANTINE_MS - 1));
+    assert_eq!(fixture.book.export(at(0)).holdings.len(), 1);
+    fixture.book.sweep(at(QUARANTINE_MS));
+    assert_eq!(fixture.book.export(at(0)).holdings, []);
+}
+
+#[test]
 fn a_restart_forgets_nothing() {
     let mut fixture = Fixture::new(&[pool("10.0.0.0/29")]);
     for number in 1..=5 {

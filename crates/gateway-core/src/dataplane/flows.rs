@@ -56,6 +56,9 @@ impl Gate<'_> {
         packet: &[u8],
     ) -> Result<Pass, DropReason> {
         let id = FragmentId::of(direction, header, packet).ok_or(DropReason::FragmentUnmatched)?;
+        if let Some(ring) = &mut self.owner.fragments {
+            ring.renew(self.vpc.epoch(), self.owner.generation);
+        }
         if header.fragment == Fragment::Later {
             let ring = self.owner.fragments.as_ref();
             let allowed = ring.is_some_and(|ring| ring.allows(self.now.mono_ms, &id));

@@ -2,6 +2,7 @@
 
 mod checks;
 mod flows;
+mod icmp;
 mod sessions;
 
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use masque_packet::ip::parse;
 use masque_packet::segment::GsoInfo;
 
 use super::*;
-use crate::fixture::{ip, request};
+use crate::fixture::{ip, request, snapshot};
 use crate::id::SlotId;
 use crate::registry::{AdmitRequest, Registry, RegistryConfig};
 
@@ -144,6 +145,13 @@ impl Bench {
     pub(super) fn passes_down(&mut self, packet: Vec<u8>) -> bool {
         matches!(self.down(packet), VpcVerdict::ToSession { .. })
     }
+}
+
+/// One VPC with nine attachments, the fifth connected.
+pub(super) fn connected() -> (Bench, SlotId) {
+    let mut bench = Bench::new(&[snapshot("vpc", 9)]);
+    let slot = bench.open(5);
+    (bench, slot)
 }
 
 /// An ICMP message that was answered.

@@ -50,9 +50,21 @@ impl FragmentId {
 pub(crate) struct FragmentRing {
     entries: [Option<(FragmentId, u64)>; FRAGMENTS_PER_OWNER],
     next: usize,
+    /// The epoch of the tables and the generation of the owner that let the first fragments pass.
+    judged_by: (u64, u32),
 }
 
 impl FragmentRing {
+    /// Forgets all that other tables, or another session, let pass: an edit cuts fragments too.
+    pub(crate) fn renew(&mut self, epoch: u64, generation: u32) {
+        if self.judged_by != (epoch, generation) {
+            *self = Self {
+                judged_by: (epoch, generation),
+                ..Self::default()
+            };
+        }
+    }
+
     /// Later fragments of `id` may pass.
     pub(crate) fn allow(&mut self, now_ms: u64, id: FragmentId) {
         if let Some(place) = self.entries.get_mut(self.next) {

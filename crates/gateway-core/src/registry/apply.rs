@@ -87,6 +87,7 @@ impl Registry {
         for name in changes.touched.clone() {
             self.refresh_sessions(now, &name, &mut changes);
         }
+        self.book.sweep(now);
         if !changes.touched.is_empty() {
             self.publish();
             changes.tables = self.tables.clone();

@@ -1,21 +1,11 @@
 //! What every packet must satisfy, and what its sender is told.
 
-use masque_model::Action;
-use masque_packet::icmp::{IcmpError, Unreachable, build_error};
-use masque_packet::ip::IpVersion;
 use masque_packet::protocol;
 
 use super::*;
-use crate::fixture::{net, pool, prefixes, rule, snapshot};
+use crate::fixture::{net, pool, snapshot};
 use crate::registry::Scope;
-use masque_model::Direction;
 use masque_packet::build::build_ip;
-
-fn bench() -> (Bench, SlotId) {
-    let mut bench = Bench::new(&[snapshot("vpc", 9)]);
-    let slot = bench.open(5);
-    (bench, slot)
-}
 
 #[test]
 fn n45_icmp_passes_whatever_protocol_the_scope_names() {
@@ -91,7 +81,7 @@ fn n55_the_scope_sees_the_protocol_behind_extension_headers() {
 
 #[test]
 fn n57_neighbour_discovery_is_not_answered() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (kind, group) in [(133, "ff02::2"), (135, "ff02::1:ff00:5"), (143, "ff02::16")] {
         let message = [kind, 0, 0, 0, 0, 0, 0, 0];
         for source in ["fe80::2", "::"] {
@@ -103,7 +93,7 @@ fn n57_neighbour_discovery_is_not_answered() {
 
 #[test]
 fn n58_local_checks() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     let good = udp(CLIENT, WORKLOAD);
     let with = |at: usize, value: u8| {
         let mut packet = good.clone();
@@ -157,7 +147,7 @@ fn n58_local_checks() {
 
 #[test]
 fn n58_routing_headers_and_source_routes_are_refused() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (kind, reason) in [
         (4, DropReason::SegmentRoutingHeader),
         (0, DropReason::RoutingHeader),
@@ -212,7 +202,7 @@ fn n58_no_client_reaches_the_fabric() {
 
 #[test]
 fn n59_one_is_taken_towards_the_vpc_and_a_used_up_hop_limit_is_answered() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     let with_hops = |hops: u8| edited(udp(CLIENT, WORKLOAD), |packet| packet[8] = hops);
     let refused = bench.up_drop(slot, with_hops(1));
     let expected = (DropReason::HopLimitExceeded, Some((11, 0)));
@@ -236,18 +226,6 @@ fn n59_one_is_taken_towards_the_vpc_and_a_used_up_hop_limit_is_answered() {
     v6[7] = 1;
     let refused = bench.up_drop(slot, v6);
     assert_eq!(Icmp::kind_and_code(refused.1), Some((3, 0)));
-}
-
-#[test]
-fn n63_a_packet_too_big_for_the_fabric_is_answered() {
-    let (mut bench, slot) = bench();
-    let packet = udp(CLIENT_V6, WORKLOAD_V6);
-    bench.plane.set_fabric_mtu(packet.len() as u16);
-    assert!(bench.passes_up(slot, packet.clone()));
-    bench.plane.set_fabric_mtu(packet.len() as u16 - 1);
-    let refused = bench.up_drop(slot, packet);
-    assert_eq!(refused.0, DropReason::PacketTooBig);
-    assert_eq!(Icmp::kind_and_code(refused.1), Some((2, 0)));
 }
 
 #[test]
@@ -285,7 +263,7 @@ fn n59_without_the_kernel_one_is_taken_in_each_direction() {
 
 #[test]
 fn n60_link_local_packets_stay_and_echo_to_the_groups_is_answered() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (source, expected) in [(CLIENT_V6, GATEWAY_V6), ("fe80::2", "fe80::1")] {
         for group in ["ff02::1", "ff02::2", "fe80::1"] {
             // The MTU probe of RFC 9484 §7.2.
@@ -325,7 +303,7 @@ fn n60_link_local_packets_stay_and_echo_to_the_groups_is_answered() {
 
 #[test]
 fn the_gateway_answers_echo_on_its_own_address_only() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (client, gateway, unreachable) in
         [(CLIENT, GATEWAY, (3, 3)), (CLIENT_V6, GATEWAY_V6, (1, 4))]
     {
@@ -357,146 +335,8 @@ fn the_gateway_answers_echo_on_its_own_address_only() {
 }
 
 #[test]
-fn n63_each_failure_has_its_icmp_error() {
-    let mut strict = snapshot("vpc", 9);
-    strict.rules = vec![masque_model::Rule {
-        prefixes: prefixes(&["10.0.0.0/24", "fd00:1:1::/48"]),
-        ..rule("some", Action::Allow, Direction::ToVpc)
-    }];
-    let mut bench = Bench::new(&[strict]);
-    let slot = bench.open(5);
-    let table = [
-        (udp("10.0.9.9", WORKLOAD), (3, 13)),
-        (udp("fd00:1::9", WORKLOAD_V6), (1, 5)),
-        (udp(CLIENT, "10.9.0.1"), (3, 0)),
-        (udp(CLIENT_V6, "fd00:9::1"), (1, 0)),
-        (udp(CLIENT, WORKLOAD), (3, 13)),
-        (udp(CLIENT_V6, WORKLOAD_V6), (1, 1)),
-    ];
-    for (packet, expected) in table {
-        let sender = parse(&packet).unwrap().source;
-        let (reason, icmp) = bench.up_drop(slot, packet);
-        let icmp = icmp.unwrap_or_else(|| panic!("{reason:?}"));
-        assert_eq!((icmp.kind, icmp.code), expected, "{reason:?}");
-        assert_eq!(icmp.destination, sender);
-        assert_eq!(
-            icmp.source,
-            ip(if sender.is_ipv4() {
-                GATEWAY
-            } else {
-                GATEWAY_V6
-            })
-        );
-    }
-}
-
-#[test]
-fn n63_too_big_tells_the_mtu_of_the_tunnel() {
-    let (mut bench, slot) = bench();
-    for (client, workload) in [(CLIENT, WORKLOAD), (CLIENT_V6, WORKLOAD_V6)] {
-        assert!(bench.passes_up(slot, udp(client, workload)));
-        let reply = |bytes: usize| build_udp(ip(workload), ip(client), 53, 1_000, &vec![0; bytes]);
-        let headers = if client == CLIENT { 28 } else { 48 };
-        assert!(bench.passes_down(reply(1_400 - headers)));
-        let (reason, icmp) = bench.down_drop(reply(1_401 - headers));
-        assert_eq!(reason, DropReason::PacketTooBig);
-        let icmp = icmp.unwrap();
-        assert_eq!(
-            (icmp.parameter & 0xffff, icmp.destination),
-            (1_400, ip(workload))
-        );
-        let expected = if client == CLIENT { (3, 4) } else { (2, 0) };
-        assert_eq!((icmp.kind, icmp.code), expected);
-    }
-    bench.plane.set_mtu(slot, 1_300);
-    let long = |bytes: usize| build_udp(ip(WORKLOAD), ip(CLIENT), 53, 1_000, &vec![0; bytes]);
-    assert_eq!(
-        bench.down_drop(long(1_301 - 28)).0,
-        DropReason::PacketTooBig
-    );
-    let may_fragment = edited(long(1_301 - 28), |packet| packet[6] = 0);
-    assert_eq!(
-        bench.down_drop(may_fragment),
-        (DropReason::FragmentationNeeded, None)
-    );
-}
-
-#[test]
-fn n63_a_super_packet_counts_by_its_segments() {
-    use masque_packet::segment::{GsoKind, PartialChecksum};
-    let (mut bench, slot) = bench();
-    assert!(bench.passes_up(slot, tcp(CLIENT, WORKLOAD, (1_000, 80), tcp_flag::SYN)));
-    let mut packet = build_tcp(
-        ip(WORKLOAD),
-        ip(CLIENT),
-        80,
-        1_000,
-        &TcpFields::default(),
-        &[0; 13_600],
-    );
-    let gso = |segment_bytes| GsoInfo {
-        kind: GsoKind::TcpV4,
-        segment_bytes,
-        header_bytes: 40,
-        checksum: Some(PartialChecksum {
-            start: 20,
-            offset: 16,
-        }),
-    };
-    let verdict = bench.down_gso(&mut packet, &gso(1_360));
-    assert!(
-        matches!(verdict, VpcVerdict::ToSession { .. }),
-        "{verdict:?}"
-    );
-    assert_eq!(bench.plane.counters(slot).unwrap().to_client.packets, 10);
-    assert_eq!(bench.plane.counters(slot).unwrap().to_client.bytes, 13_640);
-    let verdict = bench.down_gso(&mut packet, &gso(1_361));
-    let drop = Some(DropReason::PacketTooBig);
-    assert!(
-        matches!(verdict, VpcVerdict::Reply { drop: d, .. } if d == drop),
-        "{verdict:?}"
-    );
-}
-
-#[test]
-fn n63_errors_are_limited_but_never_starve_path_mtu_discovery() {
-    let (mut bench, slot) = bench();
-    assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
-    let mut answered = 0;
-    for _ in 0..1_000 {
-        answered += u32::from(bench.up_drop(slot, udp("10.9.9.9", WORKLOAD)).1.is_some());
-    }
-    assert_eq!(answered, 50, "half a second's worth");
-    let counters = bench.plane.counters(slot).unwrap();
-    assert_eq!((counters.icmp_errors, counters.icmp_suppressed), (50, 950));
-    let too_long = build_udp(ip(WORKLOAD), ip(CLIENT), 53, 1_000, &[0; 1_400]);
-    let (reason, icmp) = bench.down_drop(too_long);
-    assert_eq!((reason, icmp.is_some()), (DropReason::PacketTooBig, true));
-    bench.wait(1_000);
-    assert!(bench.up_drop(slot, udp("10.9.9.9", WORKLOAD)).1.is_some());
-}
-
-#[test]
-fn n63_errors_are_never_answered() {
-    let (mut bench, slot) = bench();
-    let mut error = vec![0; 1_280];
-    for (client, workload) in [(CLIENT, WORKLOAD), (CLIENT_V6, WORKLOAD_V6)] {
-        let why = IcmpError::DestinationUnreachable(Unreachable::PortUnreachable);
-        let unknown = udp_ports(workload, client, 9, 9);
-        let length = build_error(&mut error, &unknown, ip(client), why).unwrap();
-        let refused = bench.up_drop(slot, error[..length].to_vec());
-        assert_eq!(refused, (DropReason::IcmpErrorUnmatched, None));
-    }
-    assert_eq!(why_type(IpVersion::V6), (1, 4));
-}
-
-fn why_type(version: IpVersion) -> (u8, u8) {
-    IcmpError::DestinationUnreachable(Unreachable::PortUnreachable).type_and_code(version)
-}
-
-#[test]
 fn n66_a_forged_source_is_refused_and_told_so() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     bench.open(6);
     for forged in ["10.200.0.6", WORKLOAD, GATEWAY, "192.0.2.1"] {
         let (reason, icmp) = bench.up_drop(slot, udp(forged, "10.0.2.2"));
@@ -508,7 +348,7 @@ fn n66_a_forged_source_is_refused_and_told_so() {
 
 #[test]
 fn an_away_client_is_unreachable_and_others_are_not_ours() {
-    let (mut bench, _) = bench();
+    let (mut bench, _) = connected();
     let (reason, icmp) = bench.down_drop(udp(WORKLOAD, "10.200.0.77"));
     assert_eq!(
         (reason, Icmp::kind_and_code(icmp)),
@@ -561,7 +401,7 @@ fn a_rate_is_held_in_both_directions() {
 
 #[test]
 fn the_mss_is_lowered_in_both_directions() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (client, workload, at, expected) in [
         (CLIENT, WORKLOAD, 42, 1_360),
         (CLIENT_V6, WORKLOAD_V6, 62, 1_340),

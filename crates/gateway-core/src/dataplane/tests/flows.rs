@@ -9,12 +9,6 @@ use crate::fixture::{net, port, prefixes, rule, snapshot};
 use crate::registry::Scope;
 use masque_packet::build::build_ip;
 
-fn bench() -> (Bench, SlotId) {
-    let mut bench = Bench::new(&[snapshot("vpc", 9)]);
-    let slot = bench.open(5);
-    (bench, slot)
-}
-
 /// Clients may open everything; workloads may open UDP to port 5000.
 fn both_ways() -> Snapshot {
     let mut both = snapshot("vpc", 9);
@@ -27,7 +21,7 @@ fn both_ways() -> Snapshot {
 
 #[test]
 fn replies_pass_and_nothing_else_from_the_vpc() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     let reply = udp_ports(WORKLOAD, CLIENT, 53, 1_000);
     let (reason, icmp) = bench.down_drop(reply.clone());
     let expected = (DropReason::PolicyNotAllowed, Some((3, 13)));
@@ -71,7 +65,7 @@ fn a_workload_opens_what_a_rule_from_the_vpc_allows() {
 
 #[test]
 fn who_only_may_reply_opens_no_connection() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     assert!(bench.passes_up(slot, tcp(CLIENT, WORKLOAD, (1_000, 80), tcp_flag::SYN)));
     let syn_ack = tcp_flag::SYN | tcp_flag::ACK;
     assert!(bench.passes_down(tcp(WORKLOAD, CLIENT, (80, 1_000), syn_ack)));
@@ -82,7 +76,7 @@ fn who_only_may_reply_opens_no_connection() {
 
 #[test]
 fn a_reset_connection_is_soon_forgotten() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     assert!(bench.passes_up(slot, tcp(CLIENT, WORKLOAD, (1_000, 80), tcp_flag::SYN)));
     let ack = tcp(WORKLOAD, CLIENT, (80, 1_000), tcp_flag::ACK);
     assert!(bench.passes_down(ack.clone()));
@@ -98,7 +92,7 @@ fn a_reset_connection_is_soon_forgotten() {
 
 #[test]
 fn echo_replies_need_their_request() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     for (client, workload) in [(CLIENT, WORKLOAD), (CLIENT_V6, WORKLOAD_V6)] {
         let reply = pong(workload, client);
         assert_eq!(
@@ -117,7 +111,7 @@ fn echo_replies_need_their_request() {
 
 #[test]
 fn n66_icmp_errors_pass_to_whom_they_concern() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     let mut error = vec![0; 1_280];
     for (client, workload, router) in [
         (CLIENT, WORKLOAD, "172.16.0.1"),
@@ -159,7 +153,7 @@ fn n66_icmp_errors_pass_to_whom_they_concern() {
 
 #[test]
 fn n66_an_icmp_error_for_another_host_or_a_redirect_does_not_pass() {
-    let (mut bench, slot) = bench();
+    let (mut bench, slot) = connected();
     bench.open(6);
     let sent = udp(CLIENT, WORKLOAD);
     assert!(bench.passes_up(slot, sent.clone()));
@@ -313,8 +307,22 @@ fn later_fragments_follow_their_first_one() {
 }
 
 #[test]
+fn an_edit_cuts_fragments_under_way() {
+    let first = snapshot("vpc", 9);
+    let mut bench = Bench::new(std::slice::from_ref(&first));
+    let slot = bench.open(5);
+    assert!(bench.passes_up(slot, fragment(7, 0, true)));
+    let mut edited = first;
+    edited.version = 2;
+    edited.rules.clear();
+    bench.apply(&[&edited]);
+    let unmatched = (DropReason::FragmentUnmatched, None);
+    assert_eq!(bench.up_drop(slot, fragment(7, 3, false)), unmatched);
+}
+
+#[test]
 fn a_narrower_session_does_not_inherit_wide_flows() {
-    let (mut bench, wide) = bench();
+    let (mut bench, wide) = connected();
     assert!(bench.passes_up(wide, udp(CLIENT, WORKLOAD)));
     let scope = Scope {
         targets: Some(vec![net("10.0.2.0/24")]),
@@ -336,7 +344,7 @@ fn a_narrower_session_does_not_inherit_wide_flows() {
 
 #[test]
 fn one_session_cannot_push_out_anothers_flows() {
-    let (mut bench, flooder) = bench();
+    let (mut bench, flooder) = connected();
     let quiet = bench.open(6);
     let gauge = bench.plane.flow_gauge();
     for number in 0..20 {

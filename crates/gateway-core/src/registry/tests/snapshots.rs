@@ -1,0 +1,271 @@
+//! Snapshots that come, change and go.
+
+use super::*;
+
+#[test]
+fn what_did_not_change_is_not_touched() {
+    let (one, two) = (snapshot("one", 2), snapshot("two", 2));
+    let mut registry = registry(&[&one, &two]);
+    let before = registry.tables().clone();
+    let session = registry
+        .admit(
+            at(0),
+            &AdmitRequest {
+                vpc: Some("one"),
+                ..request(1, 0)
+            },
+        )
+        .unwrap()
+        .grant;
+    let same = registry.apply(at(1), vec![Arc::new(one.clone()), Arc::new(two.clone())]);
+    assert!(Arc::ptr_eq(&before, &same.tables) && same.touched.is_empty());
+    let edited = next(&two, |two| two.rules.clear());
+    let changes = registry.apply(at(2), vec![Arc::new(one), edited]);
+    assert_eq!(changes.touched, [name("two-gateway")]);
+    assert!(changes.ended.is_empty() && changes.updated.is_empty());
+    let vpc = |tables: &Tables, name: &str| tables.find(name).unwrap().clone();
+    assert!(Arc::ptr_eq(
+        &vpc(&before, "one"),
+        &vpc(&changes.tables, "one")
+    ));
+    assert!(!Arc::ptr_eq(
+        &vpc(&before, "two"),
+        &vpc(&changes.tables, "two")
+    ));
+    assert_ne!(
+        vpc(&before, "two").epoch(),
+        vpc(&changes.tables, "two").epoch()
+    );
+    assert_eq!(
+        vpc(&before, "two").index(),
+        vpc(&changes.tables, "two").index()
+    );
+    assert!(registry.session(session.session).is_some());
+}
+
+#[test]
+fn edits_end_or_update_exactly_the_sessions_they_concern() {
+    let first = snapshot("vpc", 5);
+    let mut registry = registry(&[&first]);
+    let grants: Vec<Grant> = (1..=5)
+        .map(|number| registry.admit(at(0), &request(number, 0)).unwrap().grant)
+        .collect();
+    let edited = next(&first, |next| {
+        next.attachments[0].suspended = true;
+        next.attachments[1].routes = vec![net("10.0.0.0/24")];
+        next.attachments[2].key = key(33);
+        next.attachments.remove(3);
+    });
+    let changes = registry.apply(at(1), vec![edited.clone()]);
+    let ended: Vec<_> = changes
+        .ended
+        .iter()
+        .map(|ended| (ended.session.session, ended.reason))
+        .collect();
+    assert_eq!(
+        ended,
+        [
+            (grants[2].session, EndReason::AttachmentRemoved),
+            (grants[3].session, EndReason::AttachmentRemoved),
+            (grants[0].session, EndReason::Suspended),
+        ]
+    );
+    assert_eq!(changes.updated.len(), 1);
+    assert_eq!(changes.updated[0].session, grants[1].session);
+    assert_eq!(changes.updated[0].routes, [net("10.0.0.0/24")]);
+    assert!(changes.updated[0].generation > grants[1].generation);
+    assert_eq!(
+        registry.admit(at(2), &request(1, 0)),
+        Err(Refusal::Suspended)
+    );
+    // Suspended keeps its addresses; another key does not get those of the former one.
+    let resumed = next(&edited, |next| next.attachments[0].suspended = false);
+    registry.apply(at(3), vec![resumed]);
+    assert_eq!(
+        registry
+            .admit(at(3), &request(1, 0))
+            .unwrap()
+            .grant
+            .addresses,
+        grants[0].addresses
+    );
+    let other_key = registry.admit(at(3), &request(33, 0)).unwrap().grant;
+    assert!(
+        other_key
+            .addresses
+            .iter()
+            .all(|address| !grants[2].addresses.contains(address))
+    );
+    assert_ne!(other_key.attachment, grants[2].attachment);
+}
+
+#[test]
+fn other_pools_give_other_addresses_to_open_sessions() {
+    let first = snapshot("vpc", 2);
+    let mut registry = registry(&[&first]);
+    let one = registry.admit(at(0), &request(1, 0)).unwrap().grant;
+    let two = registry
+        .admit(
+            at(0),
+            &AdmitRequest {
+                ipv6: false,
+                ..request(2, 0)
+            },
+        )
+        .unwrap()
+        .grant;
+    let moved = next(&first, |next| next.pools[0] = pool("10.201.0.0/30"));
+    let changes = registry.apply(at(1), vec![moved]);
+    assert_eq!(changes.updated.len(), 1);
+    assert_eq!(
+        addresses(&changes.updated[0]),
+        ["10.201.0.2/32", "fd00:200::2/128"]
+    );
+    assert_eq!(changes.updated[0].session, one.session);
+    assert_eq!(changes.ended.len(), 1);
+    assert_eq!(changes.ended[0].session.session, two.session);
+    assert_eq!(changes.ended[0].reason, EndReason::AddressUnavailable);
+}
+
+#[test]
+fn an_ingress_point_that_goes_ends_its_sessions_and_comes_back_as_another() {
+    let first = snapshot("vpc", 1);
+    let mut registry = registry(&[&first]);
+    let grant = registry.admit(at(0), &request(1, 0)).unwrap().grant;
+    let changes = registry.apply(at(1), Vec::new());
+    assert_eq!(changes.ended[0].reason, EndReason::IngressPointRemoved);
+    assert!(changes.tables.vpc(grant.index).is_none());
+    assert_eq!(
+        registry.admit(at(1), &request(1, 0)),
+        Err(Refusal::NotFound)
+    );
+    registry.apply(at(2), vec![Arc::new(first)]);
+    let again = registry.admit(at(2), &request(1, 0)).unwrap().grant;
+    assert_ne!(again.index, grant.index);
+    assert_eq!(again.addresses, grant.addresses);
+}
+
+#[test]
+fn fixed_addresses_conflict_visibly() {
+    let mut fixed = snapshot("vpc", 2);
+    fixed.attachments[0].addresses = vec![ip("10.200.0.7")];
+    fixed.attachments[1].addresses = vec![ip("10.200.0.7")];
+    let mut registry = Registry::new(RegistryConfig::default());
+    let changes = registry.apply(at(0), vec![Arc::new(fixed)]);
+    assert_eq!(changes.conflicts.len(), 1);
+    assert_eq!(changes.conflicts[0].attachment, name("attachment-2"));
+    let granted = registry.admit(at(0), &request(1, 0)).unwrap().grant;
+    assert_eq!(addresses(&granted), ["10.200.0.7/32"]);
+    let refusal = registry.admit(at(0), &request(2, 0)).unwrap_err();
+    assert_eq!(refusal, Refusal::AddressTaken(ip("10.200.0.7")));
+    assert!(refusal.is_temporary());
+}
+
+#[test]
+fn a_snapshot_that_cannot_run_leaves_the_former_one() {
+    let good = snapshot("vpc", 2);
+    let mut registry = registry(&[&good]);
+    type Edit = fn(&mut Snapshot);
+    let cases: [(Edit, SnapshotError); 5] = [
+        (
+            |bad| bad.attachments[1].key = key(1),
+            SnapshotError::DuplicateKey(name("attachment-2")),
+        ),
+        (
+            |bad| bad.attachments[1].name = name("attachment-1"),
+            SnapshotError::DuplicateAttachment(name("attachment-1")),
+        ),
+        (
+            |bad| bad.pools.push(pool("10.200.0.128/25")),
+            SnapshotError::PoolsOverlap(net("10.200.0.0/24"), net("10.200.0.128/25")),
+        ),
+        (
+            |bad| bad.rules = vec![bad.rules[0].clone(); MAX_RULES + 1],
+            SnapshotError::TooManyRules(MAX_RULES + 1),
+        ),
+        (
+            |bad| bad.attachments[0].addresses = vec![ip("10.200.0.9"); MAX_FIXED_ADDRESSES + 1],
+            SnapshotError::TooManyAddresses(name("attachment-1")),
+        ),
+    ];
+    for (edit, error) in cases {
+        let bad = next(&good, edit);
+        assert_eq!(Registry::check(&bad), Err(error.clone()));
+        let changes = registry.apply(at(1), vec![bad]);
+        assert_eq!(changes.refused, [(name("vpc-gateway"), error)]);
+        assert!(changes.touched.is_empty());
+        assert_eq!(registry.snapshots().next().unwrap().version, good.version);
+    }
+    let many: Vec<_> = (0..=MAX_ATTACHMENTS)
+        .map(|n| attachment(u32::try_from(n).unwrap()))
+        .collect();
+    let bad = next(&good, |bad| bad.attachments = many);
+    let error = SnapshotError::TooManyAttachments(MAX_ATTACHMENTS + 1);
+    assert_eq!(Registry::check(&bad), Err(error));
+    let bad = next(&good, |bad| {
+        bad.pools = (0..=MAX_POOLS)
+            .map(|n| pool(&format!("10.201.{n}.0/24")))
+            .collect();
+    });
+    assert_eq!(
+        Registry::check(&bad),
+        Err(SnapshotError::TooManyPools(MAX_POOLS + 1))
+    );
+}
+
+#[test]
+fn the_number_of_ingress_points_is_bounded_and_new_ones_push_none_out() {
+    let config = RegistryConfig {
+        snapshots_max: 2,
+        ..RegistryConfig::default()
+    };
+    let mut registry = Registry::new(config);
+    let [a, b, c] = ["a", "x", "y"].map(|vpc| Arc::new(snapshot(vpc, 1)));
+    registry.apply(at(0), vec![b.clone(), c.clone()]);
+    let changes = registry.apply(at(1), vec![a, b, c]);
+    assert_eq!(
+        changes.refused,
+        [(name("a-gateway"), SnapshotError::TooManySnapshots(2))]
+    );
+    assert!(changes.touched.is_empty());
+}
+
+#[test]
+fn explains_by_names() {
+    let registry = registry(&[&snapshot("vpc", 1)]);
+    let tables = registry.tables();
+    let explain = |remote: &str| {
+        let flow = FlowQuestion {
+            direction: masque_model::Direction::ToVpc,
+            remote: ip(remote),
+            protocol: 6,
+            port: 443,
+            unix_s: 0,
+        };
+        tables.explain("vpc", &name("attachment-1"), &flow).unwrap()
+    };
+    assert_eq!(
+        explain("10.0.0.1").to_string(),
+        "allowed by default/policy/all"
+    );
+    let verdict = |remote| explain(remote).verdict;
+    assert_eq!(
+        verdict("10.1.0.1"),
+        PolicyVerdict::Dropped(DropReason::NoRoute)
+    );
+    let sid = PolicyVerdict::Dropped(DropReason::LocatorDestination);
+    assert_eq!(verdict("2001:db8:ff03:3:e02a::"), sid);
+    let flow = FlowQuestion {
+        direction: masque_model::Direction::ToVpc,
+        remote: ip("10.0.0.1"),
+        protocol: 6,
+        port: 1,
+        unix_s: 0,
+    };
+    assert!(
+        tables
+            .explain("nowhere", &name("attachment-1"), &flow)
+            .is_err()
+    );
+    assert!(tables.explain("vpc", &name("nobody"), &flow).is_err());
+}
