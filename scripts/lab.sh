@@ -71,7 +71,8 @@ lab_up() {
     ip -n switch link set "$name" master bridge
     ip -n "$name" -6 addr add "$UNDERLAY::$number/64" dev underlay nodad
     ip -n "$name" -6 addr add "$BLOCK:$number::1/128" dev lo nodad
-    ns "$name" ip sr tunsrc set "$BLOCK:$number::1"
+    # The kernel refuses this in a user namespace, and takes the underlay's address.
+    ns "$name" ip sr tunsrc set "$BLOCK:$number::1" 2>/dev/null || true
   done
   local from to
   for from in gateway:3 node-1:1 node-2:2; do

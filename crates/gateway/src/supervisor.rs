@@ -13,7 +13,7 @@ use std::{
 use masque_controller::{Problem, Snapshot};
 use masque_gateway_core::{Changes, Now, VpcIndex};
 use masque_model::{Fabric, ObjectName};
-use masque_netlink::{Kernel, NetlinkError, diff};
+use masque_netlink::{Change, Kernel, NetlinkError, diff};
 use masque_srv6::{Decapsulation, KernelCapabilities, Slot, VpcLinks, plan};
 use masque_transport::{
     MachineConfig, ShardId,
@@ -333,11 +333,30 @@ impl Supervisor {
         if !changes.is_empty() {
             tracing::info!(changes = changes.len(), underlay, "kernel state");
         }
-        self.kernel.apply(&changes).map_err(|e| netlink_fatal(&e))?;
+        let (source, others): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::SetTunnelSource(_)));
+        self.set_tunnel_source(&source)?;
+        self.kernel.apply(&others).map_err(|e| netlink_fatal(&e))?;
         Ok(match plan.decapsulation {
             Decapsulation::EndDt46 => "End.DT46",
             Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
         })
+    }
+
+    /// The outer source address. A kernel refuses to set it in a user namespace, whatever the
+    /// capabilities; it then takes the underlay's address, which is right if the manifest says so.
+    fn set_tunnel_source(&self, changes: &[Change]) -> Result<(), Fatal> {
+        match self.kernel.apply(changes) {
+            Err(NetlinkError::NotPermitted { .. }) => {
+                tracing::warn!(
+                    "the kernel does not let this user namespace set the outer source address: \
+                     sourceAddress must be the underlay device's own address"
+                );
+                Ok(())
+            }
+            result => result.map_err(|e| netlink_fatal(&e)),
+        }
     }
 
     /// The device towards the fabric, and its MTU.

@@ -51,8 +51,8 @@ fn everything_works(world: &mut World) {
 }
 
 #[test]
-fn storms_pass() {
-    for_each_seed("storms_pass", |seed| {
+fn n35_storms_lose_reorder_and_repeat_datagrams() {
+    for_each_seed("n35_storms_lose_reorder_and_repeat_datagrams", |seed| {
         let mut world = World::new(seed);
         world.start();
         world.run_until("attached", Duration::from_secs(30), World::all_up);

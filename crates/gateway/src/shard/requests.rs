@@ -7,10 +7,10 @@ use std::{
 };
 
 use masque_gateway_core::{AdmitRequest, EndReason, Grant, Now, Refusal};
-use masque_http3::{self as http3, RequestHead, ResponseHead, StreamId};
+use masque_http3::{self as http3, Code, RequestHead, ResponseHead, StreamId};
 use masque_model::{IpNet, ListenerProtocol, ObjectName};
 use masque_protocol::{ProxyError, ProxyStatus, Scope, Target, request};
-use masque_transport::{ConnId, Event};
+use masque_transport::{CloseReason, ConnId, Event};
 
 use super::{Drain, Shard, tunnels::TunnelKey};
 use crate::{
@@ -95,7 +95,7 @@ impl Shard {
             Event::Closed { conn, reason } => {
                 for key in self.tunnels.keys_of(port, conn) {
                     tracing::info!(shard = self.id, %reason, "connection closed");
-                    self.drop_tunnel(key, EndReason::ConnectionLost, now);
+                    self.drop_tunnel(key, end_reason(&reason), now);
                 }
                 self.resolving
                     .retain(|key, _| key.port != port || key.conn != conn);
@@ -391,6 +391,14 @@ impl Shard {
             // A name is resolved once; its addresses come with the second decision.
             Decision::Resolve(_) => {}
         }
+    }
+}
+
+/// Why a connection's sessions are over.
+fn end_reason(reason: &CloseReason) -> EndReason {
+    match reason {
+        CloseReason::Peer { code, .. } if *code == Code::H3_NO_ERROR => EndReason::ClientClosed,
+        _ => EndReason::ConnectionLost,
     }
 }
 

@@ -29,7 +29,7 @@ fn with_queue(send_queue: QueueBound) -> Pair {
 }
 
 #[test]
-fn the_send_queue_drops_at_its_tail_and_counts() {
+fn n05_the_send_queue_drops_at_its_tail_and_counts() {
     let mut pair = with_queue(QueueBound {
         target_ms: 5,
         floor_bytes: 20_000,
