@@ -34,7 +34,7 @@ struct Flow {
     asker: Option<bool>,
 }
 
-/// The reference. See the [crate](crate).
+/// The reference. See the [crate].
 #[derive(Debug)]
 pub struct Model {
     pub(crate) snapshots: Vec<Snapshot>,
