@@ -3,6 +3,7 @@
 use std::{
     net::Ipv6Addr,
     path::Path,
+    process::Command,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +20,13 @@ const SEGMENT: &str = "fd00:0:0:a";
 pub const UNDERLAY_GATEWAY: &str = "underlay";
 /// Fabrics at one time: each has about ten processes that want a core.
 const FABRICS_MAX: usize = 2;
+
+/// What a fabric and its tests run, and the Debian packages.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("ping", "iputils-ping"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+];
 
 static FABRICS: Mutex<usize> = Mutex::new(0);
 static FABRIC_ENDED: Condvar = Condvar::new();
@@ -110,6 +118,12 @@ impl Fabric {
         if let Err(skip) = Lab::available() {
             eprintln!("{skip}");
             return None;
+        }
+        for (program, package) in PROGRAMS {
+            if Command::new(program).arg("-V").output().is_err() {
+                eprintln!("SKIPPED: needs `{program}` (Debian: {package})");
+                return None;
+            }
         }
         let place = Place::wait();
         let mut lab = Lab::new();

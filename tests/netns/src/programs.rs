@@ -22,12 +22,10 @@ pub fn program(name: &str) -> &'static Path {
 }
 
 fn find() -> [PathBuf; 2] {
-    let folder = match env::var_os(FOLDER_VARIABLE) {
-        Some(folder) => PathBuf::from(folder),
-        None => profile_folder(),
-    };
+    let named = env::var_os(FOLDER_VARIABLE).map(PathBuf::from);
+    let folder = named.clone().unwrap_or_else(profile_folder);
     let paths = PROGRAMS.map(|name| folder.join(name));
-    if paths.iter().any(|path| !path.exists()) {
+    if named.is_none() && paths.iter().any(|path| !path.exists()) {
         build(&folder);
     }
     for path in &paths {
