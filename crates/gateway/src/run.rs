@@ -29,6 +29,8 @@ use crate::{
 
 /// After GOAWAY, and after the last session or the deadline, packets in flight get so long.
 const LINGER: Duration = Duration::from_millis(100);
+/// How often the kernel's state is compared with what it shall be: somebody else may have flushed it.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a drain looks whether sessions are left.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -162,6 +164,9 @@ async fn serve(
     let mut watch = Watch::new(dir);
     let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut repair = tokio::time::interval(REPAIR_INTERVAL);
+    repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    repair.tick().await;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -172,6 +177,7 @@ async fn serve(
                     supervisor.reload(false)?;
                 }
             }
+            _ = repair.tick() => supervisor.repair(),
             () = control.addresses_changed.notified() => save(control, state, supervisor.epoch()),
         }
     }

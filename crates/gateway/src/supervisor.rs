@@ -188,6 +188,14 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Puts back what somebody else took out of the kernel's state.
+    pub(crate) fn repair(&mut self) {
+        let snapshots = std::mem::take(&mut self.snapshots);
+        // Not the first time: what fails is told in the status.
+        let _told_in_the_status = self.settle_kernel(&snapshots, false);
+        self.snapshots = snapshots;
+    }
+
     /// Removes what was made in the kernel.
     pub(crate) fn clear(&self) {
         if let Err(error) = self.kernel.clear() {
