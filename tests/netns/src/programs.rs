@@ -1,10 +1,11 @@
 //! Where the programs under test are.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::SystemTime,
 };
 
 /// Names the folder of the programs, instead of the one beside this test.
@@ -28,10 +29,33 @@ fn find() -> [PathBuf; 2] {
     if named.is_none() && paths.iter().any(|path| !path.exists()) {
         build(&folder);
     }
+    let sources = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates"));
     for path in &paths {
         assert!(path.exists(), "{} is not there", path.display());
+        if modified(path) < sources {
+            eprintln!("note: {} is older than the sources", path.display());
+        }
     }
     paths
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|m| m.modified()).ok()
+}
+
+/// When the latest source file below a folder was written.
+fn newest(folder: &Path) -> Option<SystemTime> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("tests") {
+                return newest(&path);
+            }
+            let source = path.extension().is_some_and(|extension| extension == "rs");
+            if source { modified(&path) } else { None }
+        })
+        .max()
 }
 
 /// `target/PROFILE` of `target/PROFILE/deps/netns-…`.

@@ -1,6 +1,6 @@
 //! Sessions: how many, and which of two.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use masque_netns_tests::{Client, Echo, eventually, exchange};
 
@@ -18,12 +18,20 @@ fn of_two_clients_with_one_key_the_newest_has_the_traffic() {
     let second = fabric.attach(&fabric.phone, "laptop", VPC);
     assert_eq!(first.ipv4(), second.ipv4(), "one attachment, one address");
     exchange(&fabric.phone, at(WORK_V4, WEB), 1000).unwrap();
-    eventually("the former session has no traffic", || {
-        gateway.metrics().sum("masque_gateway_sessions", &[]) == 1
-            || gateway.dropped(VPC, "inactive_session") > 0
-            || exchange(&fabric.laptop, at(WORK_V4, WEB), 10).is_err()
+    // What the VPC sends to the one address goes to the newest.
+    let at_first = Echo::on_port(&fabric.laptop, 7000);
+    let at_second = Echo::on_port(&fabric.phone, 7000);
+    exchange(&fabric.work_1p, SocketAddr::new(second.ipv4(), 7000), 1000).unwrap();
+    assert_eq!((at_first.peers().len(), at_second.peers().len()), (0, 1));
+    assert!(exchange(&fabric.laptop, at(WORK_V4, WEB), 10).is_err());
+    eventually("what the former one sends is counted", || {
+        gateway.sessions() == 1 || gateway.dropped(VPC, "inactive_session") > 0
     });
-    exchange(&fabric.phone, at(WORK_V4, WEB), 1000).unwrap();
+    // When it leaves, the former one has the traffic again, or comes back by itself.
+    assert_eq!(second.terminate().code, Some(0));
+    eventually("the former one is served", || {
+        exchange(&fabric.laptop, at(WORK_V4, WEB), 1000).is_ok()
+    });
 }
 
 #[test]
