@@ -92,14 +92,13 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
             error,
         })?;
 
+    let reset = state.reset_secret(random()?);
     let secrets = Secrets {
         token: random()?,
-        reset: state
-            .reset_secret(random()?)
-            .map_err(|error| Fatal::Write {
-                path: state_path.clone(),
-                error,
-            })?,
+        reset: reset.map_err(|error| Fatal::Write {
+            path: state_path.clone(),
+            error,
+        })?,
     };
     let mut supervisor = Supervisor::new(
         args.clone(),
@@ -121,16 +120,20 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
         Err(fatal) => Err(fatal),
     };
     control.broadcast(|| Command::Stop);
-    for thread in threads {
-        if thread.join().is_err() {
-            tracing::error!("a packet thread had panicked");
-        }
-    }
+    join(threads);
     supervisor.clear();
     save(&control, &state, epoch);
     // A socket file that is gone already is what we want.
     let _gone_already = std::fs::remove_file(socket_path);
     ended
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a packet thread had panicked");
+        }
+    }
 }
 
 fn serve_admin(listener: TcpListener, control: Arc<Control>) {

@@ -57,6 +57,8 @@ pub(crate) struct Shard {
     id: u16,
     control: Arc<Control>,
     mailbox: Arc<Mailbox>,
+    /// Something may be in the mailbox.
+    mail: bool,
     peers: Vec<Arc<Mailbox>>,
     poller: Poller,
     ports: Vec<Port>,
@@ -95,6 +97,7 @@ impl Shard {
             id,
             control,
             mailbox,
+            mail: true,
             peers: mailboxes.to_vec(),
             poller,
             ports: Vec::new(),
@@ -116,19 +119,40 @@ impl Shard {
     pub(crate) fn run(mut self) {
         let mut more = false;
         while !self.stopping {
-            let deadline = self.deadline();
-            self.poller
-                .wait(if more { Some(Duration::ZERO) } else { deadline });
+            let timeout = if more {
+                Some(Duration::ZERO)
+            } else {
+                self.deadline()
+            };
+            self.wait(timeout);
             more = self.turn();
         }
         self.close_everything();
+    }
+
+    /// Sleeps, and marks what is ready; what the last turn left over stays marked.
+    fn wait(&mut self, timeout: Option<Duration>) {
+        let (ports, vpcs, mail) = (&mut self.ports, &mut self.vpcs, &mut self.mail);
+        self.poller.wait(timeout, |source| match source {
+            Source::Mailbox => *mail = true,
+            Source::Port(number) => {
+                if let Some(port) = ports.iter_mut().find(|port| port.number() == number) {
+                    port.ready = true;
+                }
+            }
+            Source::Vpc(index) => {
+                if let Some(vpc) = vpcs.get_mut(&index) {
+                    vpc.ready = true;
+                }
+            }
+        });
     }
 
     /// One turn; `true` when a budget ended it and work is left.
     fn turn(&mut self) -> bool {
         let at = Instant::now();
         let now = self.now(at);
-        let mut more = self.take_commands(at, now);
+        let mut more = self.mail && self.take_mail(at, now);
         for port in &mut self.ports {
             more |= port.receive(at, &mut self.figures);
             port.machine.handle_timeouts(at);
@@ -136,7 +160,6 @@ impl Shard {
         self.handle_events(at, now);
         more |= self.datagrams_to_vpcs(now);
         more |= self.vpcs_to_datagrams(now);
-        more |= self.handed_packets(now);
         if at >= self.next_housekeeping {
             self.housekeeping(now);
             self.next_housekeeping = at + HOUSEKEEPING;
@@ -172,8 +195,15 @@ impl Shard {
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    fn take_commands(&mut self, at: Instant, now: Now) -> bool {
+    /// Commands and handed packets; `true` when a budget ended it.
+    fn take_mail(&mut self, at: Instant, now: Now) -> bool {
         self.mailbox.acknowledge();
+        let commands = self.take_commands(at, now);
+        self.mail = self.handed_packets(now) || commands;
+        self.mail
+    }
+
+    fn take_commands(&mut self, at: Instant, now: Now) -> bool {
         for _ in 0..COMMANDS_A_TURN {
             match self.mailbox.command() {
                 Some(command) => self.obey(command, at, now),

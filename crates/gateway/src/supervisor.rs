@@ -2,6 +2,8 @@
 //! takes it all away at the end. Lives on the main thread; the only one that changes anything
 //! outside of the process.
 
+mod kernel;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -10,11 +12,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use masque_controller::{Problem, Snapshot};
+use masque_controller::Snapshot;
 use masque_gateway_core::{Changes, Now, VpcIndex};
-use masque_model::{Fabric, ObjectName};
-use masque_netlink::{Change, Kernel, NetlinkError, diff};
-use masque_srv6::{Decapsulation, KernelCapabilities, Slot, VpcLinks, plan};
+use masque_model::ObjectName;
+use masque_netlink::{Kernel, NetlinkError};
+use masque_srv6::{KernelCapabilities, Slot};
 use masque_transport::{
     MachineConfig, ShardId,
     sockets::{SocketOptions, UdpSocket},
@@ -31,10 +33,6 @@ use crate::{
     source,
 };
 
-/// The outer IPv6 header, and nothing else (decision D8 of the architecture).
-const OUTER_HEADER_BYTES: usize = 40;
-/// The MTU of an underlay that does not tell.
-const UNDERLAY_MTU_BYTES: usize = 1500;
 /// Every TUN device's name begins so.
 const TUN_PREFIX: &str = "mq";
 
@@ -68,6 +66,8 @@ pub(crate) struct Supervisor {
     vpcs: BTreeMap<ObjectName, VpcDevice>,
     ports: BTreeMap<u16, PortTls>,
     decapsulation: &'static str,
+    /// Problems that the log has, so that a look that finds nothing new says nothing.
+    told: Vec<String>,
     epoch: Instant,
 }
 
@@ -106,6 +106,7 @@ impl Supervisor {
             vpcs: BTreeMap::new(),
             ports: BTreeMap::new(),
             decapsulation: "",
+            told: Vec::new(),
             epoch,
         })
     }
@@ -124,18 +125,21 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        let (mut problems, mut errors) = tell_problems(&loaded.compiled.problems);
+        let mut problems: Vec<(bool, String)> = loaded
+            .compiled
+            .problems
+            .iter()
+            .map(|problem| (problem.is_error(), problem.to_string()))
+            .collect();
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
+            self.tell_problems(&problems);
             return Err(Fatal::NothingToRun {
                 path: self.dir.clone(),
             });
         }
         let (certificates, wrong) =
             certificates::by_port(&self.dir, &self.state_dir, &loaded.secrets, &snapshots);
-        for sentence in &wrong {
-            tracing::error!("{sentence}");
-        }
         if first && certificates.is_empty() {
             let all = wrong
                 .first()
@@ -143,20 +147,28 @@ impl Supervisor {
                 .unwrap_or_else(|| "no HTTP3 listener".to_owned());
             return Err(Fatal::Certificate(all));
         }
-        errors += wrong.len();
-        problems.extend(wrong);
+        let mut trouble = wrong;
 
-        let changes = self.apply(&snapshots);
-        self.open_devices(&changes, first)?;
-        self.settle_kernel(&snapshots, first)?;
+        let changes = self.apply(&snapshots, &mut trouble);
+        // A snapshot that the registry refuses runs in its former version, everywhere.
+        let running: Vec<Snapshot> = self
+            .control
+            .registry()
+            .snapshots()
+            .map(|snapshot| Snapshot::clone(snapshot))
+            .collect();
+        self.open_devices(&changes, first, &mut trouble)?;
+        self.settle_kernel(&running, first)?;
         self.control
-            .publish(Arc::clone(&changes.tables), Sites::new(&snapshots));
+            .publish(Arc::clone(&changes.tables), Sites::new(&running));
         self.control.end(&changes.ended);
         for grant in changes.updated {
             self.control.update(grant);
         }
-        self.open_ports(certificates, first)?;
-        self.close_devices(&snapshots);
+        self.open_ports(certificates, first, &mut trouble)?;
+        self.close_devices(&running);
+        problems.extend(trouble.into_iter().map(|sentence| (true, sentence)));
+        self.tell_problems(&problems);
         self.control.publish_devices(Devices {
             tun: self
                 .vpcs
@@ -164,36 +176,27 @@ impl Supervisor {
                 .map(|(name, vpc)| (name.clone(), vpc.name.clone()))
                 .collect(),
             decapsulation: self.decapsulation.to_owned(),
-            problems,
-            errors,
+            errors: problems.iter().filter(|(is_error, _)| *is_error).count(),
+            problems: self.told.clone(),
         });
-        self.snapshots = snapshots;
+        self.snapshots = running;
         self.control.addresses_changed.notify_one();
         Ok(())
     }
 
-    /// Brings the kernel's state about, or says in the status why not.
-    fn settle_kernel(&mut self, snapshots: &[Snapshot], first: bool) -> Result<(), Fatal> {
-        match self.apply_kernel(snapshots) {
-            Ok(decapsulation) => {
-                self.decapsulation = decapsulation;
-                self.control.kernel_state(None);
+    /// Logs the problems that are new, and remembers all.
+    fn tell_problems(&mut self, problems: &[(bool, String)]) {
+        for (is_error, line) in problems {
+            if self.told.contains(line) {
+                continue;
             }
-            Err(fatal) if first => return Err(fatal),
-            Err(fatal) => {
-                tracing::error!(%fatal, "the kernel's routes are not what the manifests say");
-                self.control.kernel_state(Some(fatal.to_string()));
+            if *is_error {
+                tracing::error!("{line}");
+            } else {
+                tracing::warn!("{line}");
             }
         }
-        Ok(())
-    }
-
-    /// Puts back what somebody else took out of the kernel's state.
-    pub(crate) fn repair(&mut self) {
-        let snapshots = std::mem::take(&mut self.snapshots);
-        // Not the first time: what fails is told in the status.
-        let _told_in_the_status = self.settle_kernel(&snapshots, false);
-        self.snapshots = snapshots;
+        self.told = problems.iter().map(|(_, line)| line.clone()).collect();
     }
 
     /// Removes what was made in the kernel.
@@ -224,17 +227,19 @@ impl Supervisor {
         Now { mono_ms, unix_s }
     }
 
-    fn apply(&self, snapshots: &[Snapshot]) -> Changes {
+    fn apply(&self, snapshots: &[Snapshot], trouble: &mut Vec<String>) -> Changes {
         let shared = snapshots.iter().cloned().map(Arc::new).collect();
         let changes = self.control.registry().apply(self.now(), shared);
         for (name, error) in &changes.refused {
-            tracing::error!(ingress_point = %name, %error, "the former snapshot goes on");
+            trouble.push(format!(
+                "VPCIngressPoint {name}: {error}; what ran before goes on"
+            ));
         }
         for conflict in &changes.conflicts {
-            tracing::error!(
-                attachment = %conflict.attachment, error = %conflict.error,
-                "a fixed address cannot be given"
-            );
+            trouble.push(format!(
+                "ConnectorAttachment {}: its fixed address cannot be given: {}",
+                conflict.attachment, conflict.error
+            ));
         }
         if !changes.touched.is_empty() {
             let touched: Vec<String> = changes.touched.iter().map(ToString::to_string).collect();
@@ -249,7 +254,12 @@ impl Supervisor {
     }
 
     /// A TUN device for every new VPC, a queue for every shard.
-    fn open_devices(&mut self, changes: &Changes, first: bool) -> Result<(), Fatal> {
+    fn open_devices(
+        &mut self,
+        changes: &Changes,
+        first: bool,
+        trouble: &mut Vec<String>,
+    ) -> Result<(), Fatal> {
         for table in changes.tables.vpcs() {
             let name = table.ingress_point();
             if self
@@ -259,13 +269,17 @@ impl Supervisor {
             {
                 continue;
             }
-            match self.open_device(table.index()) {
+            let opened = self.open_device(table.index());
+            // An ingress point that leads to another VPC now gets another device. The former one
+            // kept its name until here, so that the new one cannot have it.
+            self.close_device(name);
+            match opened {
                 Ok(device) => {
                     tracing::info!(ingress_point = %name, device = device.name, "TUN device");
                     self.vpcs.insert(name.clone(), device);
                 }
                 Err(error) if first => return Err(Fatal::Permission(error.to_string())),
-                Err(error) => tracing::error!(ingress_point = %name, %error, "no TUN device"),
+                Err(error) => trouble.push(format!("VPCIngressPoint {name}: {error}")),
             }
         }
         Ok(())
@@ -312,95 +326,16 @@ impl Supervisor {
             .cloned()
             .collect();
         for name in gone {
-            if let Some(device) = self.vpcs.remove(&name) {
-                tracing::info!(ingress_point = %name, device = device.name, "TUN device closed");
-                self.control.broadcast(|| Command::CloseVpc(device.index));
-            }
+            self.close_device(&name);
         }
     }
 
-    /// Rules, tables, routes and SIDs: observe, compare, change.
-    fn apply_kernel(&self, snapshots: &[Snapshot]) -> Result<&'static str, Fatal> {
-        let underlay = self.underlay(snapshots)?;
-        let links: Vec<VpcLinks<'_>> = snapshots
-            .iter()
-            .filter_map(|snapshot| {
-                let device = self.vpcs.get(&snapshot.ingress_point)?;
-                let (slot, tun) = (device.slot, device.name.as_str());
-                Some(VpcLinks {
-                    snapshot,
-                    slot,
-                    tun,
-                    underlay: &underlay,
-                })
-            })
-            .collect();
-        let plan = plan(&links, &self.capabilities).map_err(|e| Fatal::Kernel(e.to_string()))?;
-        let observed = self.kernel.observe(&plan).map_err(|e| netlink_fatal(&e))?;
-        let changes = diff(&observed, &plan);
-        if !changes.is_empty() {
-            tracing::info!(changes = changes.len(), underlay, "kernel state");
+    /// Closes the queues of an ingress point's device, if it has one; the device vanishes with them.
+    fn close_device(&mut self, name: &ObjectName) {
+        if let Some(device) = self.vpcs.remove(name) {
+            tracing::info!(ingress_point = %name, device = device.name, "TUN device closed");
+            self.control.broadcast(|| Command::CloseVpc(device.index));
         }
-        let (source, others): (Vec<_>, Vec<_>) = changes
-            .into_iter()
-            .partition(|change| matches!(change, Change::SetTunnelSource(_)));
-        self.set_tunnel_source(&source)?;
-        self.kernel.apply(&others).map_err(|e| netlink_fatal(&e))?;
-        Ok(match plan.decapsulation {
-            Decapsulation::EndDt46 => "End.DT46",
-            Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
-        })
-    }
-
-    /// The outer source address. A kernel refuses to set it in a user namespace, whatever the
-    /// capabilities; it then takes the underlay's address, which is right if the manifest says so.
-    fn set_tunnel_source(&self, changes: &[Change]) -> Result<(), Fatal> {
-        match self.kernel.apply(changes) {
-            Err(NetlinkError::NotPermitted { .. }) => {
-                tracing::warn!(
-                    "the kernel does not let this user namespace set the outer source address: \
-                     sourceAddress must be the underlay device's own address"
-                );
-                Ok(())
-            }
-            result => result.map_err(|e| netlink_fatal(&e)),
-        }
-    }
-
-    /// The device towards the fabric, and its MTU.
-    fn underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
-        let name = match &self.args.underlay {
-            Some(name) => name.clone(),
-            None => self.underlay_by_route(snapshots)?,
-        };
-        let mtu = masque_netlink::link_mtu(&name).unwrap_or(UNDERLAY_MTU_BYTES);
-        self.control
-            .set_fabric_mtu_bytes(mtu.saturating_sub(OUTER_HEADER_BYTES));
-        Ok(name)
-    }
-
-    fn underlay_by_route(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
-        let sids = snapshots
-            .iter()
-            .flat_map(|snapshot| match &snapshot.fabric {
-                Fabric::Static(fabric) => fabric.routes.iter().map(|route| route.sid),
-            });
-        for sid in sids {
-            let found = self
-                .kernel
-                .route_to(sid.0.into())
-                .map_err(|e| netlink_fatal(&e))?;
-            if let Some(route) = found
-                && route.link != "lo"
-            {
-                return Ok(route.link);
-            }
-        }
-        Err(Fatal::Kernel(
-            "no route leads to any SID of the fabric, so the underlay device is unknown: add the \
-             route (ip -6 route add LOCATOR via NODE dev DEVICE) or name it with --underlay"
-                .to_owned(),
-        ))
     }
 
     /// Sockets for new ports, certificates for all.
@@ -408,6 +343,7 @@ impl Supervisor {
         &mut self,
         certificates: BTreeMap<u16, Vec<masque_transport::tls::ServerCertificate>>,
         first: bool,
+        trouble: &mut Vec<String>,
     ) -> Result<(), Fatal> {
         let gone: Vec<u16> = self
             .ports
@@ -431,7 +367,7 @@ impl Supervisor {
             };
             match result {
                 Err(fatal) if first => return Err(fatal),
-                Err(fatal) => tracing::error!(%fatal, "listener"),
+                Err(fatal) => trouble.push(fatal.to_string()),
                 Ok(()) => {}
             }
         }
@@ -472,22 +408,6 @@ impl Supervisor {
         tracing::info!(port, shards, "listening for HTTP/3");
         Ok(())
     }
-}
-
-/// Logs the problems of the manifests; their lines, and how many are errors.
-fn tell_problems(problems: &[Problem]) -> (Vec<String>, usize) {
-    for problem in problems {
-        if problem.is_error() {
-            tracing::error!("{problem}");
-        } else {
-            tracing::warn!("{problem}");
-        }
-    }
-    let lines = problems.iter().map(ToString::to_string).collect();
-    (
-        lines,
-        problems.iter().filter(|problem| problem.is_error()).count(),
-    )
 }
 
 /// SO_REUSEPORT would let two gateways of one user share a port and split their clients between

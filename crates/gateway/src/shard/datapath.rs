@@ -108,7 +108,7 @@ impl Shard {
         let mut more = false;
         for (index, vpc) in &mut self.vpcs {
             let mut left = READS_A_TURN;
-            while !vpc.down {
+            while vpc.ready && !vpc.down {
                 if left == 0 {
                     more = true;
                     break;
@@ -116,7 +116,10 @@ impl Shard {
                 left -= 1;
                 let read = match vpc.queue.read(&mut self.scratch.read) {
                     Ok(Some(read)) => read,
-                    Ok(None) => break,
+                    Ok(None) => {
+                        vpc.ready = false;
+                        break;
+                    }
                     Err(TunError::BadPacket(_)) => {
                         self.figures.tun_bad_packets += 1;
                         continue;

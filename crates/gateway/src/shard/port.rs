@@ -16,6 +16,8 @@ const BATCHES_A_TURN: usize = 64;
 /// A socket and its machine.
 pub(crate) struct Port {
     number: u16,
+    /// The socket may have something.
+    pub(crate) ready: bool,
     socket: UdpSocket,
     /// QUIC and HTTP/3 of the connections that arrive here.
     pub(crate) machine: Machine,
@@ -32,6 +34,7 @@ impl Port {
         let machine = Machine::server(config, setup.server, http, setup.shard, now);
         Self {
             number: setup.port,
+            ready: true,
             socket: setup.socket,
             machine,
             connections: Vec::new(),
@@ -71,11 +74,17 @@ impl Port {
 
     /// Takes what the socket has; `true` when the budget ended it.
     pub(crate) fn receive(&mut self, now: Instant, figures: &mut ShardFigures) -> bool {
+        if !std::mem::take(&mut self.ready) {
+            return false;
+        }
         match self
             .socket
             .recv_batch(&mut self.machine, now, DATAGRAMS_A_TURN)
         {
-            Ok(received) => received.more,
+            Ok(received) => {
+                self.ready = received.more;
+                received.more
+            }
             Err(error) => {
                 // Errors of single packets (an ICMP answer to one client) end up here as well.
                 tracing::debug!(port = self.number, %error, "UDP receive");

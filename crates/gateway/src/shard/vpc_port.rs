@@ -11,6 +11,8 @@ pub(crate) struct VpcPort {
     pub(crate) writer: BatchWriter,
     /// What became of them.
     pub(crate) flushed: Flushed,
+    /// The queue may have something.
+    pub(crate) ready: bool,
     /// Reads and writes that failed because the device is gone.
     pub(crate) down: bool,
 }
@@ -22,6 +24,7 @@ impl VpcPort {
             queue,
             writer: BatchWriter::new(merge_udp),
             flushed: Flushed::default(),
+            ready: true,
             down: false,
         }
     }

@@ -21,11 +21,32 @@ pub(crate) enum Source {
     Vpc(VpcIndex),
 }
 
+impl Source {
+    /// The kind in the upper half, the number in the lower.
+    const fn token(self) -> u64 {
+        match self {
+            Self::Mailbox => 0,
+            Self::Port(port) => 1 << 32 | port as u64,
+            Self::Vpc(vpc) => 2 << 32 | vpc.0 as u64,
+        }
+    }
+
+    fn from_token(token: u64) -> Option<Self> {
+        let number = u32::try_from(token & u64::from(u32::MAX)).ok()?;
+        match token >> 32 {
+            0 => Some(Self::Mailbox),
+            1 => Some(Self::Port(u16::try_from(number).ok()?)),
+            2 => Some(Self::Vpc(VpcIndex(number))),
+            _ => None,
+        }
+    }
+}
+
 /// Descriptors that one wait reports at most; the others are reported by the next.
 const EVENTS: usize = 64;
 
-/// Waits for any source of one shard. It does not say which: a turn looks at all of them, because
-/// looking costs one system call and most have something.
+/// Waits for the sources of one shard, and says which are ready: looking at one that is not costs a
+/// system call, and a gateway of many VPCs has many.
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: Epoll,
@@ -52,7 +73,7 @@ impl Poller {
     /// What the operating system says.
     pub(crate) fn add(&mut self, source: Source, fd: impl AsFd) -> io::Result<()> {
         self.epoll
-            .add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+            .add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?;
         self.sources.insert(source, (fd.as_fd().as_raw_fd(), false));
         Ok(())
     }
@@ -76,17 +97,21 @@ impl Poller {
         *waiting = wanted;
         let mut flags = EpollFlags::EPOLLIN;
         flags.set(EpollFlags::EPOLLOUT, wanted);
-        if let Err(error) = self.epoll.modify(fd, &mut EpollEvent::new(flags, 0)) {
+        if let Err(error) = self
+            .epoll
+            .modify(fd, &mut EpollEvent::new(flags, source.token()))
+        {
             tracing::warn!(%error, "epoll");
         }
     }
 
-    /// Sleeps until a source is ready or the time is over; `None` sleeps without end.
+    /// Sleeps until a source is ready or the time is over; `None` sleeps without end. Gives every
+    /// source that is ready, or the first of them: the others are given by the next call.
     #[expect(
         unsafe_code,
         reason = "epoll_pwait2 has no safe wrapper; epoll_wait counts in ms"
     )]
-    pub(crate) fn wait(&self, timeout: Option<Duration>) {
+    pub(crate) fn wait(&self, timeout: Option<Duration>, mut ready: impl FnMut(Source)) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let timeout = timeout.map(|d| libc::timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
@@ -97,10 +122,45 @@ impl Poller {
             .map_or(std::ptr::null(), std::ptr::from_ref);
         let epoll = self.epoll.0.as_raw_fd();
         let most = libc::c_int::try_from(events.len()).unwrap_or(1);
-        let events = events.as_mut_ptr();
+        let buffer = events.as_mut_ptr();
         // SAFETY: the array and the timespec live through the call; a null mask is allowed.
-        let ready = unsafe { libc::epoll_pwait2(epoll, events, most, pointer, std::ptr::null()) };
+        let count = unsafe { libc::epoll_pwait2(epoll, buffer, most, pointer, std::ptr::null()) };
         // An interrupted or failed wait is an early turn, which finds nothing.
-        let _early = ready;
+        let count = usize::try_from(count).unwrap_or(0);
+        for event in &events[..count.min(EVENTS)] {
+            if let Some(source) = Source::from_token(event.u64) {
+                ready(source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_lead_back() {
+        for source in [
+            Source::Mailbox,
+            Source::Port(4433),
+            Source::Vpc(VpcIndex(u32::MAX)),
+        ] {
+            assert_eq!(Source::from_token(source.token()), Some(source));
+        }
+        assert_eq!(Source::from_token(u64::MAX), None);
+    }
+
+    #[test]
+    fn only_what_is_ready_is_given() {
+        let mut poller = Poller::new().unwrap();
+        let quiet = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let busy = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        poller.add(Source::Port(1), &quiet).unwrap();
+        poller.add(Source::Port(2), &busy).unwrap();
+        quiet.send_to(b"x", busy.local_addr().unwrap()).unwrap();
+        let mut ready = Vec::new();
+        poller.wait(Some(Duration::from_secs(5)), |source| ready.push(source));
+        assert_eq!(ready, [Source::Port(2)]);
     }
 }
