@@ -131,7 +131,11 @@ fn fields(lines: &[Line], section: Section) -> Result<Vec<Field>, Malformed> {
         if field.name == "cookie"
             && let Some(cookie) = fields.iter_mut().find(|earlier| earlier.name == "cookie")
         {
-            cookie.value.extend_from_slice(b"; ");
+            // An empty line adds nothing; its delimiter would leave a space at an end of the value,
+            // where none may be (RFC 9110 §5.5).
+            if !cookie.value.is_empty() && !field.value.is_empty() {
+                cookie.value.extend_from_slice(b"; ");
+            }
             cookie.value.extend_from_slice(&field.value);
         } else {
             fields.push(field);

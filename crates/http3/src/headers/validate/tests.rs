@@ -64,6 +64,9 @@ fn valid_requests() {
     .unwrap();
     assert_eq!(head.values("cookie").collect::<Vec<_>>(), [b"a=1; b=2"]);
     assert_eq!(head.fields.len(), 2);
+    let empty_ones = [("cookie", ""), ("cookie", "a=1"), ("cookie", "")];
+    let head = edit(&GET, "", &empty_ones).unwrap();
+    assert_eq!(head.values("cookie").collect::<Vec<_>>(), [b"a=1"]);
     let head = edit(&GET, ":authority", &[("host", "b.example")]).unwrap();
     assert_eq!(head.authority.as_deref(), Some("b.example"));
     edit(&GET, "", &[("host", "A.example")]).unwrap();
