@@ -57,6 +57,9 @@ pub enum TemplateError {
     /// A variable that occurs twice.
     #[error("the variable {0} occurs twice")]
     Repeated(&'static str),
+    /// A name that occurs twice in the query: no request would say which is which.
+    #[error("the query parameter {0:?} occurs twice")]
+    RepeatedParameter(String),
     /// Not `https`.
     #[error("the scheme must be https, not {0:?}")]
     Scheme(String),

@@ -94,9 +94,10 @@ impl PathTemplate {
         check_delimiters(&path)?;
         let query = match query {
             Some(pieces) => {
-                let mut literal = literal_parameters(&pieces)?;
-                literal.append(&mut parameters);
-                Some(literal)
+                let mut all = literal_parameters(&pieces)?;
+                all.append(&mut parameters);
+                check_names(&all)?;
+                Some(all)
             }
             None => None,
         };
@@ -149,6 +150,16 @@ fn check_delimiters(pieces: &[Piece]) -> Result<(), TemplateError> {
         };
         if !delimited {
             return Err(TemplateError::Ambiguous(variable.name()));
+        }
+    }
+    Ok(())
+}
+
+/// A request's parameter is that of its name, whatever the order, so a name says one thing.
+fn check_names(parameters: &[Parameter]) -> Result<(), TemplateError> {
+    for (index, Parameter { name, .. }) in parameters.iter().enumerate() {
+        if parameters[..index].iter().any(|other| other.name == *name) {
+            return Err(TemplateError::RepeatedParameter(name.clone()));
         }
     }
     Ok(())

@@ -294,6 +294,11 @@ fn n37_ambiguous_path_templates_are_refused() {
         ("/x?{target}", E::Query),
         ("/x?t=a{target}", E::Query),
         ("/x?&t={target}", E::Query),
+        ("/x?t=a&t=b", E::RepeatedParameter("t".into())),
+        (
+            "/x?target=a{&target}",
+            E::RepeatedParameter("target".into()),
+        ),
         ("vpn", E::Path),
         ("/{host}", E::Variable("host".into())),
     ] {
