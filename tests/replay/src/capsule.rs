@@ -29,7 +29,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
                     },
                 ],
             ) => assert_eq!(capsule_type, again),
-            (capsule, again) => assert_eq!([capsule.clone()], again),
+            (capsule, again) => assert_eq!(std::slice::from_ref(capsule), again),
         }
     }
     whole

@@ -1,4 +1,5 @@
 //! Every file of the fuzzing corpus, on stable.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fs, panic, path::PathBuf, time::Instant};
 

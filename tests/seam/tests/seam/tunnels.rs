@@ -1,41 +1,30 @@
 //! A client and a gateway on two iroh endpoints of this process.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
-
 use bytes::Bytes;
 use ipnet::IpNet;
 use iroh::{
     Endpoint, EndpointAddr, RelayMode, SecretKey, TransportAddr,
     endpoint::{QuicTransportConfig, VarInt, presets},
 };
-use masque_http3::{
-    Code, Event as HttpEvent, RequestHead, Role as HttpRole, SendError, StreamId, settings,
-};
+use masque_http3::{Code, RequestHead, Role as HttpRole, SendError, StreamId, settings};
 use masque_packet::{
-    build::build_icmp_echo,
     flow::flow_key,
     icmp::{IcmpKind, classify},
     ip::parse,
 };
 use masque_protocol::{
-    Capsule, Event, Role, Scope, Session, Target, Template,
-    context::IP_PACKET_PREFIX,
-    from_prefixes,
-    request::{Verdict, check_response, connect_ip_request},
+    Capsule, Event, Scope, Target, Template, context::IP_PACKET_PREFIX, from_prefixes,
+    request::connect_ip_request,
 };
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{error::Elapsed, timeout},
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 use crate::{
+    client::{Client, LIMIT, Seen, echo},
     driver::{Driver, Got},
     gateway::{Gateway, ROUTED, Record, address, net},
 };
 
 const ALPN: &[u8] = b"h3";
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// An endpoint on loopback that talks to nobody it was not told of.
 async fn endpoint() -> Endpoint {
@@ -60,23 +49,6 @@ async fn endpoint() -> Endpoint {
 fn location(endpoint: &Endpoint) -> EndpointAddr {
     let sockets = endpoint.bound_sockets().into_iter();
     EndpointAddr::from_parts(endpoint.id(), sockets.map(TransportAddr::Ip))
-}
-
-/// A client, with one session for each of its tunnels.
-struct Client {
-    driver: Driver,
-    tunnels: BTreeMap<StreamId, Session>,
-    log: Vec<(StreamId, Seen)>,
-    goaways: Vec<u64>,
-    closed: bool,
-}
-
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Status(u16),
-    Tunnel(Event),
-    Packet(Bytes),
-    Finished,
 }
 
 /// Both ends, connected.
@@ -108,13 +80,7 @@ impl Lab {
             .unwrap();
         assert_eq!(quic.remote_id(), at_gateway.id());
         assert!(quic.max_datagram_size().unwrap() >= 1283);
-        let mut client = Client {
-            driver: Driver::new(quic, HttpRole::Client),
-            tunnels: BTreeMap::new(),
-            log: Vec::new(),
-            goaways: Vec::new(),
-            closed: false,
-        };
+        let mut client = Client::new(Driver::new(quic, HttpRole::Client));
         client
             .until(|client| client.driver.http.datagrams_ready())
             .await;
@@ -138,112 +104,22 @@ impl Lab {
     }
 }
 
-impl Client {
-    /// Drives the connection until `done`.
-    async fn until(&mut self, done: impl Fn(&Self) -> bool) {
-        let in_time: Result<(), Elapsed> = timeout(LIMIT, async {
-            self.driver.flush().await;
-            while !done(self) {
-                let got = self.driver.next().await;
-                self.on(got);
-            }
-        })
-        .await;
-        assert!(in_time.is_ok(), "{:?}", self.log);
-    }
-
-    fn on(&mut self, got: Got) {
-        match got {
-            Got::Event(HttpEvent::Response { stream, head }) => {
-                self.log.push((stream, Seen::Status(head.status)));
-                if check_response(&head) == Ok(Verdict::Open) {
-                    self.driver.http.accept_datagrams(stream);
-                }
-            }
-            Got::Event(HttpEvent::Data { stream, data }) => {
-                let now_ms = self.driver.now_ms();
-                let tunnel = self.tunnels.get_mut(&stream).unwrap();
-                tunnel.handle_data(data, now_ms);
-                while let Some(event) = tunnel.poll_event().unwrap() {
-                    self.log.push((stream, Seen::Tunnel(event)));
-                }
-            }
-            Got::Event(HttpEvent::Finished { stream }) => self.log.push((stream, Seen::Finished)),
-            Got::Event(HttpEvent::GoAway { id }) => self.goaways.push(id),
-            Got::Event(HttpEvent::Settings(_)) => {}
-            Got::Event(other) => panic!("{other:?}"),
-            Got::Datagram(stream, payload) => {
-                let packet = self.tunnels[&stream].handle_datagram(payload).unwrap();
-                self.log.push((stream, Seen::Packet(packet)));
-            }
-            Got::Closed { by_peer, .. } => {
-                assert!(!by_peer);
-                self.closed = true;
-            }
-        }
-    }
-
-    async fn open(&mut self, scope: &Scope) -> StreamId {
-        let template = Template::well_known("gateway.example").unwrap();
-        let head = connect_ip_request(&template.expand(scope), Vec::new());
-        let stream = self.driver.request(&head).await.unwrap();
-        self.tunnels.insert(stream, Session::new(Role::Client));
-        stream
-    }
-
-    /// The status that the request on `stream` was answered with.
-    async fn status(&mut self, stream: StreamId) -> u16 {
-        let status = |client: &Self| {
-            client.log.iter().find_map(|(on, seen)| match seen {
-                Seen::Status(status) if *on == stream => Some(*status),
-                _ => None,
-            })
+/// Every ping of 1280 bytes came back on its tunnel, in order.
+fn assert_replies(client: &Client, stream: StreamId, count: usize) {
+    let packets = client.packets(stream);
+    assert_eq!(packets.len(), count);
+    let request = echo(stream, 0, 0);
+    let key = flow_key(&parse(&request).unwrap(), &request);
+    for (sequence, packet) in packets.into_iter().enumerate() {
+        let header = parse(packet).unwrap();
+        assert_eq!(header.total_bytes, 1280);
+        assert_eq!(flow_key(&header, packet), key.reversed());
+        let reply = IcmpKind::EchoReply {
+            identifier: 7,
+            sequence: sequence as u16,
         };
-        self.until(|client| status(client).is_some()).await;
-        status(self).unwrap()
+        assert_eq!(classify(&header, packet), Some(reply));
     }
-
-    fn transmit(&mut self, stream: StreamId) {
-        let tunnel = self.tunnels.get_mut(&stream).unwrap();
-        while let Some(capsule) = tunnel.poll_transmit() {
-            self.driver.http.send_data(stream, capsule, false).unwrap();
-        }
-    }
-
-    fn ping(&self, stream: StreamId, sequence: u16, data_bytes: usize) -> bool {
-        let packet = echo(stream, sequence, data_bytes);
-        let payload = [&IP_PACKET_PREFIX[..], &packet].concat();
-        self.driver.send_datagram(stream, &payload)
-    }
-
-    fn packets(&self, stream: StreamId) -> Vec<&Bytes> {
-        let log = self.log.iter().filter(|(on, _)| *on == stream);
-        log.filter_map(|(_, seen)| match seen {
-            Seen::Packet(packet) => Some(packet),
-            _ => None,
-        })
-        .collect()
-    }
-
-    fn saw(&self, stream: StreamId, what: &Seen) -> bool {
-        self.log
-            .iter()
-            .any(|(on, seen)| *on == stream && seen == what)
-    }
-}
-
-const WORKLOAD: &str = "10.0.1.10";
-
-fn echo(stream: StreamId, sequence: u16, data_bytes: usize) -> Vec<u8> {
-    let source: IpAddr = address(stream).addr();
-    let destination = WORKLOAD.parse().unwrap();
-    build_icmp_echo(
-        source,
-        destination,
-        7,
-        sequence,
-        &vec![sequence as u8; data_bytes],
-    )
 }
 
 #[tokio::test]
@@ -299,21 +175,7 @@ async fn two_tunnels_over_iroh() {
         client.until(both).await;
     }
     for stream in tunnels {
-        for (sequence, packet) in client.packets(stream).into_iter().enumerate() {
-            let header = parse(packet).unwrap();
-            assert_eq!(
-                (header.total_bytes, header.destination),
-                (1280, address(stream).addr())
-            );
-            let request = echo(stream, 0, 0);
-            let key = flow_key(&parse(&request).unwrap(), &request);
-            assert_eq!(flow_key(&header, packet), key.reversed());
-            let reply = IcmpKind::EchoReply {
-                identifier: 7,
-                sequence: sequence as u16,
-            };
-            assert_eq!(classify(&header, packet), Some(reply));
-        }
+        assert_replies(client, stream, 40);
     }
     let record = lab.end().await;
     assert_eq!(record.packets, tunnels.map(|stream| (stream, 40)).into());

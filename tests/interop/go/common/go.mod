@@ -1,0 +1,3 @@
+module masque.test/common
+
+go 1.23
