@@ -8,14 +8,16 @@ use std::{
     },
 };
 
-use crossbeam_queue::ArrayQueue;
+use crossbeam_queue::{ArrayQueue, SegQueue};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::command::{Command, HandedPacket};
 
-/// Commands that may wait for one shard. Commands are control traffic: a shard that lets this many
-/// pile up is stuck, and the sender says so.
-pub(crate) const MAX_COMMANDS: usize = 4096;
+/// Commands that may wait for one shard: four for each session that a registry takes
+/// (`RegistryConfig::sessions_max`), because one reload may end or change all of them at once. A lost
+/// command would leave a session alive that must end. A shard that lets this many pile up is stuck,
+/// and the sender says so.
+pub(crate) const MAX_COMMANDS: usize = 4 * 65_536;
 /// Packets that other shards may leave for one shard; above, they are dropped and counted. A
 /// hand-over is a flow's first packets only, so this is a burst of new flows.
 pub(crate) const MAX_HANDED_PACKETS: usize = 512;
@@ -23,7 +25,8 @@ pub(crate) const MAX_HANDED_PACKETS: usize = 512;
 /// One shard's mailbox; every thread may hold a handle.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    commands: ArrayQueue<Command>,
+    /// Takes memory by what waits; [`MAX_COMMANDS`] bounds it.
+    commands: SegQueue<Command>,
     packets: ArrayQueue<HandedPacket>,
     wake: EventFd,
     /// Set while a wake-up is on its way, so that a burst costs one system call.
@@ -44,7 +47,7 @@ impl Mailbox {
     pub(crate) fn new() -> std::io::Result<Arc<Self>> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Arc::new(Self {
-            commands: ArrayQueue::new(MAX_COMMANDS),
+            commands: SegQueue::new(),
             packets: ArrayQueue::new(MAX_HANDED_PACKETS),
             wake,
             woken: AtomicBool::new(false),
@@ -57,7 +60,10 @@ impl Mailbox {
     /// # Errors
     /// [`Stuck`] when [`MAX_COMMANDS`] wait already.
     pub(crate) fn send(&self, command: Command) -> Result<(), Stuck> {
-        self.commands.push(command).map_err(|_| Stuck)?;
+        if self.commands.len() >= MAX_COMMANDS {
+            return Err(Stuck);
+        }
+        self.commands.push(command);
         self.wake();
         Ok(())
     }
