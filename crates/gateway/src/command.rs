@@ -57,7 +57,12 @@ pub(crate) enum Command {
     /// Close everything and end the thread.
     Stop,
     /// Say what you do.
-    Report(oneshot::Sender<ShardReport>),
+    Report {
+        /// Also of each session, which takes time with the number of sessions.
+        sessions: bool,
+        /// Where to.
+        reply: oneshot::Sender<ShardReport>,
+    },
 }
 
 /// Everything a shard needs to listen on a port.
@@ -97,7 +102,9 @@ pub(crate) struct HandedPacket {
 /// What a shard tells.
 #[derive(Debug)]
 pub(crate) struct ShardReport {
-    /// Its sessions.
+    /// Its number.
+    pub(crate) shard: u16,
+    /// Its sessions, if asked for.
     pub(crate) sessions: Vec<SessionReport>,
     /// Its figures.
     pub(crate) figures: ShardFigures,

@@ -174,16 +174,17 @@ impl Metrics {
     }
 
     fn fill_counters(&self, reports: &[ShardReport], tables: &Tables) {
-        for table in tables.vpcs() {
-            let mut sum = Counters::default();
-            for report in reports {
-                for (index, counters) in &report.figures.vpcs {
-                    if *index == table.index() {
-                        sum.add(counters);
-                    }
+        // Several ingress points may lead to one VPC.
+        let mut sums = std::collections::BTreeMap::<String, Counters>::new();
+        for report in reports {
+            for (index, counters) in &report.figures.vpcs {
+                if let Some(table) = tables.vpc(*index) {
+                    let sum = sums.entry(table.vpc().to_string()).or_default();
+                    sum.add(counters);
                 }
             }
-            let vpc = table.vpc().to_string();
+        }
+        for (vpc, sum) in sums {
             for (direction, traffic) in [("to_vpc", sum.to_vpc), ("from_vpc", sum.to_client)] {
                 raise(&self.packets, &[&vpc, direction], traffic.packets);
                 raise(&self.bytes, &[&vpc, direction], traffic.bytes);
@@ -201,8 +202,8 @@ impl Metrics {
     fn fill_shards(&self, reports: &[ShardReport]) {
         let mut requests = std::collections::BTreeMap::<&str, u64>::new();
         let mut ends = std::collections::BTreeMap::<&str, u64>::new();
-        for (number, report) in reports.iter().enumerate() {
-            let shard = number.to_string();
+        for report in reports {
+            let shard = report.shard.to_string();
             let figures = &report.figures;
             for (label, count) in &figures.requests {
                 *requests.entry(label).or_default() += count;

@@ -227,6 +227,7 @@ impl Shard {
             } => self.open_vpc(vpc, queue, merge_udp),
             Command::CloseVpc(vpc) => {
                 if let Some(port) = self.vpcs.remove(&vpc) {
+                    self.figures.tun_refused += port.flushed.refused;
                     self.poller.remove(Source::Vpc(vpc), &port.queue);
                 }
             }
@@ -240,12 +241,14 @@ impl Shard {
             Command::Resolved { key, addresses } => self.resolved(key, addresses, at, now),
             Command::Drain => {
                 self.drain = Drain::Announced;
+                // The last id comes a round trip later (RFC 9114 §5.2).
+                self.next_housekeeping = at + HOUSEKEEPING;
                 self.ports.iter_mut().for_each(Port::announce_shutdown);
             }
             Command::Stop => self.stopping = true,
-            Command::Report(reply) => {
+            Command::Report { sessions, reply } => {
                 // Whoever asked may have stopped waiting.
-                let _asker_gone = reply.send(self.report(at));
+                let _asker_gone = reply.send(self.report(at, sessions));
             }
         }
     }
@@ -279,8 +282,11 @@ impl Shard {
         for key in keys {
             self.drop_tunnel(key, EndReason::IngressPointRemoved, now);
         }
+        // A port of the same number may come again, and count its connections from the beginning.
+        self.resolving.retain(|key, _| key.port != number);
         if let Some(index) = self.ports.iter().position(|port| port.number() == number) {
             let mut port = self.ports.swap_remove(index);
+            self.figures.add_machine(port.machine.stats());
             port.close(
                 at,
                 Code::H3_NO_ERROR,
@@ -331,11 +337,13 @@ impl Shard {
         figures
     }
 
-    fn report(&self, at: Instant) -> ShardReport {
+    fn report(&self, at: Instant, sessions: bool) -> ShardReport {
         ShardReport {
+            shard: self.id,
             sessions: self
                 .tunnels
                 .iter()
+                .filter(|_| sessions)
                 .filter_map(|t| self.session_report(t, at))
                 .collect(),
             figures: self.figures_now(),

@@ -11,11 +11,11 @@ use crate::{
 
 impl Control {
     /// All shards' reports; a shard that does not answer is left out.
-    async fn reports(&self) -> Vec<ShardReport> {
+    async fn reports(&self, sessions: bool) -> Vec<ShardReport> {
         let mut waiting = Vec::new();
         for shard in (0..self.shards()).filter_map(|s| u16::try_from(s).ok()) {
             let (reply, answer) = oneshot::channel();
-            self.send(shard, Command::Report(reply));
+            self.send(shard, Command::Report { sessions, reply });
             waiting.push(answer);
         }
         let mut reports = Vec::new();
@@ -30,7 +30,7 @@ impl Control {
     /// Every session, by number.
     pub(crate) async fn sessions(&self) -> Vec<SessionReport> {
         let mut sessions: Vec<SessionReport> = self
-            .reports()
+            .reports(true)
             .await
             .into_iter()
             .flat_map(|report| report.sessions)
@@ -44,7 +44,7 @@ impl Control {
     /// # Errors
     /// [`MetricsError`] when a metric has no text form.
     pub(crate) async fn metrics_text(&self) -> Result<String, MetricsError> {
-        let reports = self.reports().await;
+        let reports = self.reports(false).await;
         self.metrics.text(
             &reports,
             &self.vpc_reports(),
