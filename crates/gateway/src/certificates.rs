@@ -35,17 +35,23 @@ fn load(
         .map_err(|error| error.to_string())
 }
 
-/// Every port's certificates, in the order of the snapshots; and what is wrong with the others.
+/// Certificates by name as they could last be used.
+pub(crate) type LastGood = BTreeMap<ObjectName, ServerCertificate>;
+
+/// Every port's certificates, in the order of the snapshots; and what is wrong with the others. One
+/// that cannot be used any more (half replaced, or unreadable) stays as it was, so that its clients
+/// are not shown the certificate of somebody else.
 pub(crate) fn by_port(
-    dir: &Path,
-    state_dir: &Path,
+    (dir, state_dir): (&Path, &Path),
     secrets: &BTreeMap<ObjectName, Secret>,
     snapshots: &[Snapshot],
+    last_good: &mut LastGood,
 ) -> (BTreeMap<u16, Vec<ServerCertificate>>, Vec<String>) {
     let mut ports: BTreeMap<u16, Vec<ServerCertificate>> = BTreeMap::new();
     let mut problems = Vec::new();
     let mut without = BTreeSet::new();
     let mut names = BTreeSet::new();
+    let mut used = LastGood::new();
     for snapshot in snapshots {
         let http3 = snapshot
             .listeners
@@ -58,12 +64,19 @@ pub(crate) fn by_port(
             }
             for certificate in &listener.certificates {
                 let name = ObjectName::new(&*snapshot.ingress_point.namespace, certificate);
-                match load(dir, secrets, &name) {
-                    Ok(loaded) => ports.entry(listener.port).or_default().push(loaded),
-                    Err(sentence) => problems.push(format!(
-                        "VPCIngressPoint {}: listener {}: {sentence}",
-                        snapshot.ingress_point, listener.name
-                    )),
+                let usable = match load(dir, secrets, &name) {
+                    Ok(loaded) => Some(loaded),
+                    Err(sentence) => {
+                        problems.push(format!(
+                            "VPCIngressPoint {}: listener {}: {sentence}",
+                            snapshot.ingress_point, listener.name
+                        ));
+                        last_good.get(&name).cloned()
+                    }
+                };
+                if let Some(certificate) = usable {
+                    used.insert(name, certificate.clone());
+                    ports.entry(listener.port).or_default().push(certificate);
                 }
             }
         }
@@ -78,6 +91,7 @@ pub(crate) fn by_port(
             Err(sentence) => problems.push(sentence),
         }
     }
+    *last_good = used;
     (ports, problems)
 }
 

@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rcgen::{
@@ -14,15 +15,20 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+use masque_transport::tls::ServerCertificate;
+use rustls_pki_types::UnixTime;
+
 use crate::source::Pem;
 
 /// How long the certificates hold.
 const VALIDITY_DAYS: i64 = 825;
+/// A certificate is made anew when it holds for less than this.
+const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
 /// The folder inside of the state folder.
 const FOLDER: &str = "development-tls";
 
 /// The certificate of a gateway that was given none: made once, kept in the state folder, and made
-/// anew when the names or addresses of the machine change. Clients trust `ca.crt` beside it.
+/// anew when the names or addresses of the machine change, and before it expires. Clients trust `ca.crt` beside it.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -40,7 +46,8 @@ pub(crate) fn certificate(
             dir.display()
         )
     };
-    if fs::read_to_string(dir.join("hosts")).ok().as_deref() != Some(&wanted) {
+    let same_hosts = fs::read_to_string(dir.join("hosts")).ok().as_deref() == Some(&wanted);
+    if !same_hosts || !is_usable(&dir) {
         let made = certificates(&hosts).map_err(|e| failed(&e))?;
         fs::create_dir_all(&dir).map_err(|e| failed(&e))?;
         for (name, text, mode) in [
@@ -59,6 +66,16 @@ pub(crate) fn certificate(
         key: read("tls.key")?,
     };
     Ok((pem, ca))
+}
+
+/// Whether the certificate in the folder can be used, now and in [`RENEWAL`].
+fn is_usable(dir: &Path) -> bool {
+    let read = |name: &str| fs::read(dir.join(name)).unwrap_or_default();
+    let now = UnixTime::now().as_secs();
+    [now, now + RENEWAL.as_secs()].into_iter().all(|at| {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        ServerCertificate::from_pem(&read("tls.crt"), &read("tls.key"), at, FOLDER).is_ok()
+    })
 }
 
 /// The names of the listeners, and everything this machine is called here.
@@ -165,5 +182,8 @@ mod tests {
         );
         let (other, _) = certificate(dir.path(), &names("b.example")).unwrap();
         assert!(first != other);
+        fs::write(dir.path().join(FOLDER).join("tls.crt"), "broken").unwrap();
+        let (mended, _) = certificate(dir.path(), &names("b.example")).unwrap();
+        assert!(other != mended, "an unusable one is made anew");
     }
 }

@@ -25,7 +25,7 @@ use masque_tun::{TunConfig, TunDevice};
 
 use crate::{
     args::RunArgs,
-    certificates::{self, PortTls},
+    certificates::{self, LastGood, PortTls},
     command::{Command, PortSetup},
     control::{Control, Devices},
     exit::Fatal,
@@ -65,6 +65,7 @@ pub(crate) struct Supervisor {
     snapshots: Vec<Snapshot>,
     vpcs: BTreeMap<ObjectName, VpcDevice>,
     ports: BTreeMap<u16, PortTls>,
+    certificates: LastGood,
     decapsulation: &'static str,
     /// Problems that the log has, so that a look that finds nothing new says nothing.
     told: Vec<String>,
@@ -105,6 +106,7 @@ impl Supervisor {
             snapshots: Vec::new(),
             vpcs: BTreeMap::new(),
             ports: BTreeMap::new(),
+            certificates: LastGood::new(),
             decapsulation: "",
             told: Vec::new(),
             epoch,
@@ -138,8 +140,9 @@ impl Supervisor {
                 path: self.dir.clone(),
             });
         }
+        let dirs = (self.dir.as_path(), self.state_dir.as_path());
         let (certificates, wrong) =
-            certificates::by_port(&self.dir, &self.state_dir, &loaded.secrets, &snapshots);
+            certificates::by_port(dirs, &loaded.secrets, &snapshots, &mut self.certificates);
         if first && certificates.is_empty() {
             let all = wrong
                 .first()
@@ -162,9 +165,7 @@ impl Supervisor {
         self.control
             .publish(Arc::clone(&changes.tables), Sites::new(&running));
         self.control.end(&changes.ended);
-        for grant in changes.updated {
-            self.control.update(grant);
-        }
+        self.control.update_all(&changes.updated);
         self.open_ports(certificates, first, &mut trouble)?;
         self.close_devices(&running);
         problems.extend(trouble.into_iter().map(|sentence| (true, sentence)));
@@ -180,7 +181,6 @@ impl Supervisor {
             problems: self.told.clone(),
         });
         self.snapshots = running;
-        self.control.addresses_changed.notify_one();
         Ok(())
     }
 
