@@ -157,6 +157,13 @@ impl Registry {
         self.points.values().map(|point| &point.snapshot)
     }
 
+    /// Whether a key has an attachment at an ingress point.
+    #[must_use]
+    pub fn has_attachment(&self, ingress_point: &ObjectName, key: &ConnectorKey) -> bool {
+        let point = self.points.get(ingress_point);
+        point.is_some_and(|point| point.by_key.contains_key(key))
+    }
+
     /// The addresses that the gateway itself answers on in the VPC of an ingress point, one a pool.
     #[must_use]
     pub fn gateway_addresses(&self, ingress_point: &ObjectName) -> Vec<IpAddr> {

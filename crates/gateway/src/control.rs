@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use masque_gateway_core::{Registry, Tables};
 use masque_model::ObjectName;
 use masque_telemetry::MetricsError;
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::runtime::Handle;
 
 use crate::{command::Command, mailbox::Mailbox, metrics::Metrics, sites::Sites};
 
@@ -56,8 +56,6 @@ pub(crate) struct Control {
     fabric_mtu_bytes: AtomicUsize,
     /// Where names are resolved.
     pub(crate) runtime: OnceLock<Handle>,
-    /// Rung when addresses changed and must be remembered.
-    pub(crate) addresses_changed: Notify,
 }
 
 impl Control {
@@ -84,7 +82,6 @@ impl Control {
             started,
             fabric_mtu_bytes: AtomicUsize::new(usize::MAX),
             runtime: OnceLock::new(),
-            addresses_changed: Notify::new(),
         })
     }
 

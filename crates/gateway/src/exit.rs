@@ -9,6 +9,7 @@ pub(crate) mod status {
     pub(crate) const DATA: u8 = 65;
     pub(crate) const NO_INPUT: u8 = 66;
     pub(crate) const UNAVAILABLE: u8 = 69;
+    pub(crate) const SOFTWARE: u8 = 70;
     pub(crate) const OS: u8 = 71;
     pub(crate) const CANNOT_CREATE: u8 = 73;
     pub(crate) const IO: u8 = 74;
@@ -64,6 +65,11 @@ pub(crate) enum Fatal {
         path: PathBuf,
         error: std::io::Error,
     },
+    /// A packet thread is gone, and its clients with it.
+    #[error(
+        "a packet thread ended unexpectedly; start the gateway again and report the lines above"
+    )]
+    ThreadEnded,
     /// An operating-system call failed.
     #[error("{what}: {error}")]
     Os {
@@ -86,6 +92,7 @@ impl Fatal {
                 status::UNAVAILABLE
             }
             Self::Os { .. } | Self::Kernel(_) => status::OS,
+            Self::ThreadEnded => status::SOFTWARE,
             Self::Exists { .. } => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,
             Self::Permission(_) => status::NO_PERMISSION,

@@ -31,6 +31,9 @@ use crate::{
 const LINGER: Duration = Duration::from_millis(100);
 /// How often the kernel's state is compared with what it shall be: somebody else may have flushed it.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the folder is carried out though nothing in it changed: what failed is tried again, and
+/// certificates that expired are told.
+const RESYNC: Duration = Duration::from_secs(600);
 /// How often a drain looks whether sessions are left.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -107,6 +110,8 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
         secrets,
         epoch,
     )?;
+    // Signals and changes that come while the first manifests are carried out count as well.
+    let mut events = Events::new(&dir)?;
     let threads = spawn_shards(&control, &mailboxes, epoch)?;
     let started = supervisor.reload(true);
     let ended = match started {
@@ -115,7 +120,7 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
             tracing::info!(shards, admin = %args.admin, "ready");
             tokio::spawn(local::serve(listener, Arc::clone(&control)));
             serve_admin(admin, Arc::clone(&control));
-            serve(&mut supervisor, &control, &state, &dir).await
+            serve(&mut supervisor, &control, &state, &mut events, &threads).await
         }
         Err(fatal) => Err(fatal),
     };
@@ -154,47 +159,72 @@ fn registry(state: &StateDir, epoch: Instant) -> Registry {
     }
 }
 
+/// What the main thread waits for.
+struct Events {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    watch: Watch,
+}
+
+impl Events {
+    /// From now on nothing is missed.
+    fn new(dir: &std::path::Path) -> Result<Self, Fatal> {
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+            watch: Watch::new(dir),
+        })
+    }
+}
+
 /// Watches and obeys until a drain is over.
 async fn serve(
     supervisor: &mut Supervisor,
     control: &Arc<Control>,
     state: &StateDir,
-    dir: &std::path::Path,
+    events: &mut Events,
+    threads: &[JoinHandle<()>],
 ) -> Result<(), Fatal> {
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
-    let mut hangup = on(SignalKind::hangup())?;
-    let mut watch = Watch::new(dir);
     let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    resync.reset();
     let mut repair = tokio::time::interval(REPAIR_INTERVAL);
     repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    repair.tick().await;
+    repair.reset();
+    let mut saved = None;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => supervisor.reload(false)?,
+            _ = events.terminate.recv() => break,
+            _ = events.interrupt.recv() => break,
+            _ = events.hangup.recv() => supervisor.reload(false)?,
+            _ = resync.tick() => supervisor.reload(false)?,
+            _ = repair.tick() => supervisor.repair(),
             _ = look.tick() => {
-                if watch.changed() {
+                if threads.iter().any(JoinHandle::is_finished) {
+                    return Err(Fatal::ThreadEnded);
+                }
+                if events.watch.changed() {
                     supervisor.reload(false)?;
                 }
+                // With the look, not with each session: thousands may come at one time.
+                let version = control.registry().addresses_version();
+                if saved != Some(version) {
+                    save(control, state, supervisor.epoch());
+                    saved = Some(version);
+                }
             }
-            _ = repair.tick() => supervisor.repair(),
-            () = control.addresses_changed.notified() => save(control, state, supervisor.epoch()),
         }
     }
-    drain(supervisor, control, &mut terminate, &mut interrupt).await;
+    drain(supervisor, control, events).await;
     Ok(())
 }
 
 /// GOAWAY, then waits for the sessions to leave or for the deadline; a second signal ends at once.
-async fn drain(
-    supervisor: &Supervisor,
-    control: &Control,
-    terminate: &mut Signal,
-    interrupt: &mut Signal,
-) {
+async fn drain(supervisor: &Supervisor, control: &Control, events: &mut Events) {
     control.draining();
     control.broadcast(|| Command::Drain);
     let deadline = supervisor.drain_deadline();
@@ -210,8 +240,8 @@ async fn drain(
         () = tokio::time::sleep(deadline) => {
             tracing::warn!(sessions = control.registry().session_count(), "drain deadline passed");
         }
-        _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
-        _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
+        _ = events.terminate.recv() => tracing::warn!("second signal: ending at once"),
+        _ = events.interrupt.recv() => tracing::warn!("second signal: ending at once"),
     }
     tokio::time::sleep(LINGER).await;
 }
@@ -226,6 +256,7 @@ fn spawn_shards(
         let config = DataplaneConfig {
             shard: id,
             hop_limit: HopLimit::KernelDecrements,
+            hash_seed: u64::from_le_bytes(*random()?.first_chunk().unwrap_or(&[0; 8])),
             ..DataplaneConfig::default()
         };
         let shard =

@@ -70,7 +70,8 @@ fn look(dir: &Path, depth: usize, out: &mut BTreeMap<PathBuf, Stamp>) -> io::Res
             continue;
         };
         if metadata.is_dir() && depth < MAX_DEPTH {
-            look(&path, depth + 1, out)?;
+            // A folder that may not be read holds no manifest for us, and hides no others.
+            let _unreadable = look(&path, depth + 1, out);
         } else if metadata.is_file() {
             let stamp = Stamp {
                 inode: metadata.ino(),

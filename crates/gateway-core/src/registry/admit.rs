@@ -135,8 +135,15 @@ impl Registry {
 
     /// The one ingress point that the request can mean.
     fn find(&self, request: &AdmitRequest<'_>) -> Result<&Point, Refusal> {
+        // A full name of an ingress point means it, though a VPC may be called the same.
+        let exact = request.vpc.filter(|name| {
+            name.contains('/') && self.points.keys().any(|point| is_called(point, name))
+        });
         let mut found = self.points.values().filter(|point| {
             let snapshot = &point.snapshot;
+            if exact.is_some_and(|name| !is_called(&snapshot.ingress_point, name)) {
+                return false;
+            }
             point.by_key.contains_key(&request.key)
                 && request.vpc.is_none_or(|name| {
                     is_called(&snapshot.vpc, name) || is_called(&snapshot.ingress_point, name)

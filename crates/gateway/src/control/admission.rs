@@ -19,25 +19,30 @@ use crate::{
 };
 
 impl Control {
-    /// Whether the key has an attachment at one of these ingress points.
-    pub(crate) fn knows(&self, key: &ConnectorKey, points: &BTreeSet<ObjectName>) -> bool {
-        self.registry()
-            .snapshots()
-            .filter(|snapshot| points.contains(&snapshot.ingress_point))
-            .any(|snapshot| snapshot.attachments.iter().any(|a| a.key == *key))
+    /// Those of the ingress points where the key has an attachment.
+    pub(crate) fn serving(
+        &self,
+        key: &ConnectorKey,
+        mut points: BTreeSet<ObjectName>,
+    ) -> BTreeSet<ObjectName> {
+        let registry = self.registry();
+        points.retain(|point| registry.has_attachment(point, key));
+        points
     }
 
-    /// Admits a session and tells every shard what that changes.
+    /// Admits a session and tells every shard what that changes. The registry stays locked until all
+    /// are told (sending never waits), so that every shard hears of changes in their order: an older
+    /// grant never overtakes a newer one.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed.
     pub(crate) fn admit(&self, now: Now, request: &AdmitRequest<'_>) -> Result<Grant, Refusal> {
-        let admitted = self.registry().admit(now, request)?;
+        let mut registry = self.registry();
+        let admitted = registry.admit(now, request)?;
         // The session that carried the traffic until now needs no word: the newest one wins.
         let grant = admitted.grant;
         self.tell_others(&grant, Command::Elsewhere);
         self.end(&admitted.ended);
-        self.addresses_changed.notify_one();
         Ok(grant)
     }
 
@@ -49,13 +54,12 @@ impl Control {
         session: SessionId,
         reason: EndReason,
     ) {
-        let released = self.registry().release(now, session, reason);
+        // Locked until all are told, as in `admit`.
+        let mut registry = self.registry();
+        let released = registry.release(now, session, reason);
         self.broadcast(|| Command::ElsewhereEnded(attachment, session));
-        if let Some(released) = released {
-            if let Some(activated) = released.activated {
-                self.update(activated);
-            }
-            self.addresses_changed.notify_one();
+        if let Some(activated) = released.and_then(|released| released.activated) {
+            self.update(activated);
         }
     }
 
@@ -63,6 +67,17 @@ impl Control {
     pub(crate) fn update(&self, grant: Grant) {
         self.tell_others(&grant, Command::ElsewhereUpdated);
         self.send(grant.shard, Command::Update(Arc::new(grant)));
+    }
+
+    /// The grants of these sessions changed. What is told is what the registry holds now: a packet
+    /// thread may have changed them again since.
+    pub(crate) fn update_all(&self, changed: &[Grant]) {
+        let registry = self.registry();
+        for grant in changed {
+            if let Some(grant) = registry.session(grant.session) {
+                self.update(grant.clone());
+            }
+        }
     }
 
     /// Ends sessions that the registry released; their shard then tells the others.

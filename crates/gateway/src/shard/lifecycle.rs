@@ -138,7 +138,7 @@ impl Shard {
         self.drop_tunnel(key, reason, now);
     }
 
-    fn reset_stream(&mut self, key: TunnelKey, code: Code) {
+    pub(super) fn reset_stream(&mut self, key: TunnelKey, code: Code) {
         if let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port)
             && let Some(http) = port.machine.http(key.conn)
         {
@@ -181,6 +181,9 @@ impl Shard {
         tell(&mut tunnel.protocol, &grant);
         tunnel.grant = grant;
         let key = tunnel.key;
+        if let Some(index) = self.ports.iter().position(|p| p.number() == key.port) {
+            self.update_mtu(index, key.conn);
+        }
         self.pump_tunnel(key, now);
     }
 

@@ -129,7 +129,9 @@ impl Shard {
             }
             http3::Event::Finished { stream } => {
                 let key = key(stream);
-                self.resolving.remove(&key);
+                if self.resolving.remove(&key).is_some() {
+                    self.reset_stream(key, Code::H3_REQUEST_CANCELLED);
+                }
                 if let Some(tunnel) = self.tunnels.at(key) {
                     tunnel.protocol.handle_finished();
                     self.pump_tunnel(key, now);
@@ -260,7 +262,9 @@ impl Shard {
             .filter(|candidate| identity.allowed_by(candidate.auth))
             .map(|candidate| candidate.ingress_point)
             .collect();
-        if !self.control.knows(&identity.key, &points) {
+        // A path that several VPCs share means the one that the key may enter.
+        let points = self.control.serving(&identity.key, points);
+        if points.is_empty() {
             return not_found("unknown_key");
         }
         // From here on the asker is somebody, and is told what is wrong.
@@ -357,8 +361,9 @@ impl Shard {
         name: String,
         at: Instant,
     ) {
+        // An answer comes for each, a little after the timeout at the latest.
         self.resolving
-            .retain(|_, other| at.duration_since(other.since) < RESOLVE_TIMEOUT);
+            .retain(|_, other| at.duration_since(other.since) < 2 * RESOLVE_TIMEOUT);
         if self.resolving.len() >= RESOLVING_MAX {
             let details = "too many names are being resolved; try again";
             let decision = refuse(
