@@ -12,6 +12,7 @@ use super::{
     port::Port,
     tunnels::{Tunnel, TunnelKey, Tunnels},
     vpc_port::VpcPort,
+    wait::Source,
 };
 use crate::{command::HandedPacket, mailbox::Mailbox};
 
@@ -127,6 +128,8 @@ impl Shard {
                     Err(error) => {
                         tracing::error!(shard = self.id, %error, "a TUN device is gone");
                         vpc.down = true;
+                        // A device that is gone is ready without end: the thread would never sleep.
+                        self.poller.remove(Source::Vpc(*index), &vpc.queue);
                         break;
                     }
                 };

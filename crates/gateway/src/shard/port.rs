@@ -1,6 +1,9 @@
 //! One UDP port as one shard serves it: a socket of the port's group and a QUIC machine.
 
-use std::time::Instant;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use masque_http3::{self as http3, Code};
 use masque_transport::{Machine, sockets::UdpSocket};
@@ -13,6 +16,11 @@ const DATAGRAMS_A_TURN: usize = 512;
 /// GSO batches sent a turn.
 const BATCHES_A_TURN: usize = 64;
 
+/// Rounds of batches that say to the clients of a port that it closes.
+const CLOSE_ROUNDS: usize = 2048;
+/// How long such a round waits for a socket that is full.
+const CLOSE_PAUSE: Duration = Duration::from_micros(50);
+
 /// A socket and its machine.
 pub(crate) struct Port {
     number: u16,
@@ -22,7 +30,7 @@ pub(crate) struct Port {
     /// QUIC and HTTP/3 of the connections that arrive here.
     pub(crate) machine: Machine,
     /// Connections with an HTTP/3 layer, for GOAWAY.
-    connections: Vec<masque_transport::ConnId>,
+    connections: BTreeSet<masque_transport::ConnId>,
 }
 
 impl Port {
@@ -37,7 +45,7 @@ impl Port {
             ready: true,
             socket: setup.socket,
             machine,
-            connections: Vec::new(),
+            connections: BTreeSet::new(),
         }
     }
 
@@ -64,12 +72,12 @@ impl Port {
 
     /// A handshake was completed.
     pub(crate) fn connected(&mut self, conn: masque_transport::ConnId) {
-        self.connections.push(conn);
+        self.connections.insert(conn);
     }
 
     /// A connection is over.
     pub(crate) fn closed(&mut self, conn: masque_transport::ConnId) {
-        self.connections.retain(|other| *other != conn);
+        self.connections.remove(&conn);
     }
 
     /// Takes what the socket has; `true` when the budget ended it.
@@ -130,6 +138,14 @@ impl Port {
         for conn in std::mem::take(&mut self.connections) {
             self.machine.close(conn, code, reason);
         }
-        self.send(now, figures);
+        // Each connection is a batch of its own, more than one turn sends.
+        for _ in 0..CLOSE_ROUNDS {
+            let more = self.send(now, figures);
+            if self.socket.is_blocked() {
+                std::thread::sleep(CLOSE_PAUSE);
+            } else if !more {
+                break;
+            }
+        }
     }
 }
