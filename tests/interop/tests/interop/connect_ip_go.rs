@@ -28,14 +28,14 @@ use crate::{
     gateway::{ASSIGNED, Gateway, ROUTED, net},
 };
 
-const WORKLOAD: &str = "10.0.1.10";
-const PINGS: usize = 50;
+pub(crate) const WORKLOAD: &str = "10.0.1.10";
+pub(crate) const PINGS: usize = 50;
 
 /// The programs around connect-ip-go by version: where each is, or why it is not.
 static PROGRAMS: [(&str, OnceLock<Result<PathBuf, String>>); 2] =
     [("v0.1", OnceLock::new()), ("v0.7", OnceLock::new())];
 
-fn program(version: &str) -> Result<PathBuf, String> {
+pub(crate) fn program(version: &str) -> Result<PathBuf, String> {
     let (_, built) = PROGRAMS.iter().find(|(name, _)| *name == version).unwrap();
     // Two tests run the newer one, and nothing is written where a program runs.
     built.get_or_init(|| build(version)).clone()

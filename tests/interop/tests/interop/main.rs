@@ -12,4 +12,5 @@ mod connect_ip_go;
 mod gateway;
 mod h3_client;
 mod h3_server;
+mod real_gateway;
 mod shard;
