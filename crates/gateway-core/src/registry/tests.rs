@@ -70,6 +70,22 @@ fn a_stranger_learns_nothing() {
 }
 
 #[test]
+fn a_full_name_of_an_ingress_point_means_it_alone() {
+    // Another one leads to a VPC that is called like the first ingress point.
+    let mut registry = registry(&[&snapshot("one", 1), &snapshot("one-gateway", 1)]);
+    let point = name("one-gateway");
+    let full = point.to_string();
+    assert!(registry.has_attachment(&point, &key(1)));
+    assert!(!registry.has_attachment(&point, &key(2)));
+    let wanted = AdmitRequest {
+        vpc: Some(&full),
+        ..request(1, 0)
+    };
+    let admitted = registry.admit(at(0), &wanted).unwrap();
+    assert_eq!(admitted.grant.ingress_point, point);
+}
+
+#[test]
 fn the_path_or_the_listener_chooses_among_vpcs() {
     let mut second = snapshot("two", 1);
     second.listeners[0].port = 8443;
