@@ -63,6 +63,15 @@ impl PathTemplate {
         for part in parse::parts(text)? {
             match part {
                 Part::Literal(literal) => match (&mut query, literal.split_once('?')) {
+                    (Some(query), _) if !parameters.is_empty() => {
+                        // What follows `{?…}` or `{&…}` would else belong to its last value.
+                        let next = literal.strip_prefix('&').ok_or(TemplateError::Query)?;
+                        if query.is_empty() {
+                            push_literal(query, next);
+                        } else {
+                            query.push(Piece::Literal(literal));
+                        }
+                    }
                     (Some(query), _) => query.push(Piece::Literal(literal)),
                     (None, Some((before, after))) => {
                         push_literal(&mut path, before);

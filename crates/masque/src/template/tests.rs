@@ -239,6 +239,7 @@ fn n37_queries_match() {
         &[("/ip?v=1&target=*", ANY), ("/ip?v=2&target=*", None)],
     );
     check_matches("/ip?v=1{&target}&w=2", &[("/ip?v=1&target=*&w=2", ANY)]);
+    check_matches("/ip{?target}&w=2", &[("/ip?target=*&w=2", ANY)]);
 }
 
 #[test]
@@ -294,6 +295,7 @@ fn n37_ambiguous_path_templates_are_refused() {
         ("/x?{target}", E::Query),
         ("/x?t=a{target}", E::Query),
         ("/x?&t={target}", E::Query),
+        ("/x{?target}a=b", E::Query),
         ("/x?t=a&t=b", E::RepeatedParameter("t".into())),
         (
             "/x?target=a{&target}",
