@@ -15,7 +15,10 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 
 pub use options::{SocketError, SocketOptions};
 
-use crate::{EcnCodepoint, Machine, PoolStats, Transmit, pool::ChunkPool};
+use crate::{
+    EcnCodepoint, Machine, PoolStats, Transmit,
+    pool::{ChunkPool, PieceAllocator},
+};
 
 /// Messages of one `recvmmsg`. With GRO each holds up to 64 packets, so this many fill a turn.
 const RECV_SLOTS: usize = 8;
@@ -26,6 +29,14 @@ const RECV_SLOT_BYTES: usize = 64 * 1024;
 /// Receive buffers kept while parts of them are held by somebody; beyond it they are left to the
 /// allocator.
 const MAX_RECV_CHUNKS: usize = 256;
+
+/// Messages up to this length are copied out, so that their buffer can be used again at once. On a
+/// path without GRO each holds one packet: 1,500 bytes cost 25 ns to copy, and would keep 64 kB until
+/// the packet went its way.
+const COPY_MAX_BYTES: usize = 4 * 1024;
+
+/// Chunks of copies kept while parts of them are held; they fill several turns.
+const MAX_COPY_CHUNKS: usize = 64;
 
 /// What one [`UdpSocket::recv_batch`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +66,7 @@ pub struct UdpSocket {
     state: UdpSocketState,
     slots: [BytesMut; RECV_SLOTS],
     pool: ChunkPool,
+    copies: PieceAllocator,
     /// A batch the kernel had no room for; its bytes are in `buffer`.
     pending: Option<Transmit>,
     buffer: Vec<u8>,
@@ -107,6 +119,7 @@ impl UdpSocket {
             state,
             slots: std::array::from_fn(|_| pool.take()),
             pool,
+            copies: PieceAllocator::new(RECV_SLOT_BYTES, MAX_COPY_CHUNKS),
             pending: None,
             buffer: Vec::with_capacity(RECV_SLOT_BYTES),
         })
@@ -209,7 +222,14 @@ impl UdpSocket {
                 Err(error) => return Err(error),
             };
             for (slot, meta) in self.slots.iter_mut().zip(&meta[..count]) {
-                received.datagrams += hand_over(slot, meta, machine, now);
+                let data = if meta.len <= COPY_MAX_BYTES {
+                    let mut copy = self.copies.piece(meta.len);
+                    copy.copy_from_slice(&slot[..meta.len]);
+                    copy
+                } else {
+                    slot.split_to(meta.len.min(slot.len()))
+                };
+                received.datagrams += hand_over(data, meta, machine, now);
             }
             if count < RECV_SLOTS {
                 return Ok(received);
@@ -294,8 +314,7 @@ impl AsRawFd for UdpSocket {
 }
 
 /// Cuts a received message into its datagrams.
-fn hand_over(slot: &mut BytesMut, meta: &RecvMeta, machine: &mut Machine, now: Instant) -> usize {
-    let mut data = slot.split_to(meta.len.min(slot.len()));
+fn hand_over(mut data: BytesMut, meta: &RecvMeta, machine: &mut Machine, now: Instant) -> usize {
     let ecn = meta.ecn.map(ecn_from_udp);
     let mut datagrams = 0;
     while !data.is_empty() {

@@ -1,4 +1,10 @@
 //! CONNECT-IP (numbers 36 to 66), against the real gateway.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a broken assumption ends the test"
+)]
 
 use std::{net::IpAddr, time::Duration};
 

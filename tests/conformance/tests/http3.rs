@@ -1,4 +1,10 @@
 //! HTTP/3 and HTTP Datagrams (numbers 1 to 33), against the real gateway.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a broken assumption ends the test"
+)]
 
 use masque_conformance::{
     Shape,

@@ -1,4 +1,10 @@
 //! The outer IP header (RFC 9484 §10), on the wire between client and gateway.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a broken assumption ends the test"
+)]
 
 use std::time::Duration;
 

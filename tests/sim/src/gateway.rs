@@ -124,7 +124,7 @@ impl Gateway {
                 continue;
             };
             if let Ok(packet) = tunnel.protocol.handle_datagram(payload) {
-                self.from_client((conn, stream), &packet, now);
+                self.take_from_client((conn, stream), &packet, now);
             }
         }
     }
@@ -252,7 +252,7 @@ impl Gateway {
             http.send_data(key.1, capsule, false).unwrap();
         }
         for packet in capsules {
-            self.from_client(key, &packet, at);
+            self.take_from_client(key, &packet, at);
         }
     }
 
@@ -285,7 +285,7 @@ impl Gateway {
         }
     }
 
-    fn from_client(&mut self, key: (ConnId, StreamId), packet: &[u8], at: Instant) {
+    fn take_from_client(&mut self, key: (ConnId, StreamId), packet: &[u8], at: Instant) {
         let now = self.now(at);
         let tunnel = &self.tunnels[&key];
         let (slot, vpc) = (tunnel.slot, tunnel.grant.index);
@@ -295,16 +295,16 @@ impl Gateway {
                 self.into_vpc.push((vpc, packet.clone()));
                 if self.echo {
                     let mut answer = swapped(&packet);
-                    self.from_vpc(vpc, &mut answer, now);
+                    self.take_from_vpc(vpc, &mut answer, now);
                 }
             }
-            ClientVerdict::Reply { len_bytes, .. } => self.to_client(key, &reply[..len_bytes]),
+            ClientVerdict::Reply { len_bytes, .. } => self.send_to(key, &reply[..len_bytes]),
             ClientVerdict::Drop(_) => {}
         }
     }
 
     /// A packet came out of a VPC.
-    fn from_vpc(&mut self, vpc: VpcIndex, packet: &mut [u8], now: Now) {
+    fn take_from_vpc(&mut self, vpc: VpcIndex, packet: &mut [u8], now: Now) {
         let mut reply = vec![0; 2048];
         let verdict = self
             .plane
@@ -312,11 +312,11 @@ impl Gateway {
         if let VpcVerdict::ToSession { slot, .. } = verdict {
             let found = self.tunnels.iter().find(|(_, tunnel)| tunnel.slot == slot);
             let key = *found.expect("a verdict names an open session").0;
-            self.to_client(key, packet);
+            self.send_to(key, packet);
         }
     }
 
-    fn to_client(&mut self, (conn, stream): (ConnId, StreamId), packet: &[u8]) {
+    fn send_to(&mut self, (conn, stream): (ConnId, StreamId), packet: &[u8]) {
         // A full queue or a closed connection drops the packet, as in the binary.
         let _dropped = self
             .machine

@@ -363,17 +363,22 @@ fn snapshot(index: usize, vpc: &str, clients: &[Client]) -> Snapshot {
             .filter(|(_, c)| c.vpc == vpc)
             .map(attachment)
             .collect(),
-        rules: vec![Rule {
-            policy: name("all"),
-            name: "all".to_owned(),
-            mode: Mode::Enforce,
-            action: Action::Allow,
-            direction: Direction::ToVpc,
-            attachments: AttachmentSet::All,
-            prefixes: Vec::new(),
-            ports: Vec::new(),
-            not_after_unix_s: None,
-        }],
+        rules: vec![allow_all()],
         drain_deadline_ms: 1000,
+    }
+}
+
+/// Clients may open anything.
+fn allow_all() -> Rule {
+    Rule {
+        policy: ObjectName::new("default", "all"),
+        name: "all".to_owned(),
+        mode: Mode::Enforce,
+        action: Action::Allow,
+        direction: Direction::ToVpc,
+        attachments: AttachmentSet::All,
+        prefixes: Vec::new(),
+        ports: Vec::new(),
+        not_after_unix_s: None,
     }
 }

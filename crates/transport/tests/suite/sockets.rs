@@ -223,6 +223,49 @@ fn batches_arrive_whole_and_in_order() {
     );
 }
 
+#[test]
+fn packets_that_come_alone_share_buffers() {
+    let tls = TestTls::new();
+    let mut listener = Listener::new(&tls);
+    let mut client = client();
+    let config = tls.client(None);
+    let now = Instant::now();
+    let conn = client
+        .machine
+        .connect(now, listener.address, SERVER_NAME, config)
+        .unwrap();
+    run(&mut listener, &mut client, |listener| {
+        listener.requests.len() == 1
+    });
+    for round in 1..=20 {
+        // Each is longer than the one before, so none can join a GSO batch.
+        for index in 0..40u8 {
+            let size = 100 + 20 * usize::from(index);
+            let write = |payload: &mut [u8]| payload.fill(index);
+            client
+                .machine
+                .send_datagram(conn, StreamId(0), size, write)
+                .unwrap();
+        }
+        run(&mut listener, &mut client, |listener| {
+            listener.datagrams.iter().map(Vec::len).sum::<usize>() == 40 * round
+        });
+    }
+    for (position, payload) in listener.datagrams.concat_all().iter().enumerate() {
+        let index = position % 40;
+        assert_eq!(payload.len(), 100 + 20 * index);
+        assert!(payload.iter().all(|byte| usize::from(*byte) == index));
+    }
+    for shard in &listener.shards {
+        let stats = shard.socket.pool_stats();
+        assert_eq!(
+            (stats.fresh, stats.reused),
+            (8, 0),
+            "no message took a whole buffer"
+        );
+    }
+}
+
 trait ConcatAll {
     fn concat_all(&self) -> Vec<Vec<u8>>;
 }
