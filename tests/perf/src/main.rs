@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod rig;
 mod rounds;
+mod scale;
 mod stats;
 mod tunnel;
 
@@ -25,8 +26,10 @@ fn main() -> ExitCode {
     let mode = args.next().unwrap_or_else(|| "table".into());
     let done = match mode.as_str() {
         "table" => table(),
+        "scale" => scale(),
+        "hold" => hold(),
         other => Err(Failure::Usage(format!(
-            "no mode {other:?}; there is table (the default)"
+            "no mode {other:?}; there are table (the default), scale and hold"
         ))),
     };
     match done {
@@ -54,4 +57,41 @@ fn table() -> Result<(), Failure> {
         println!("\nwritten: {}", options.json.display());
     }
     outcome
+}
+
+/// Sessions, edits, rules.
+fn scale() -> Result<(), Failure> {
+    let options = Options::from_env()?;
+    Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
+    interrupt::watch()?;
+    scale::run(&options)
+}
+
+/// Keeps the rig up until a signal, for measurements and profiles by hand.
+fn hold() -> Result<(), Failure> {
+    let options = Options::from_env()?;
+    Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
+    interrupt::watch()?;
+    let mut rig = rig::Rig::build(&options.work)?;
+    let tunnels = tunnel::all(&mut rig, &options)?;
+    if let Some(&mode) = options.modes.first() {
+        rig.set_mode(mode)?;
+    }
+    for ns in [&rig.client, &rig.gateway, &rig.workload] {
+        println!("namespace {}", ns.name());
+    }
+    for tunnel in &tunnels.up {
+        figure::echo::serve(&rig.workload, tunnel.target)?;
+        println!(
+            "{}: {}, client pid {:?}, gateway pid {:?}",
+            tunnel.name, tunnel.target, tunnel.client, tunnel.gateway
+        );
+    }
+    for (name, why) in &tunnels.skipped {
+        println!("SKIPPED {name}: {why}");
+    }
+    loop {
+        rig.check()?;
+        interrupt::sleep(std::time::Duration::from_secs(1))?;
+    }
 }

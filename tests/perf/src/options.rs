@@ -8,6 +8,8 @@ use crate::failure::Failure;
 const ROUNDS: u32 = 5;
 /// Length of one TCP run.
 const TCP_SECONDS: u32 = 3;
+/// A descriptor each, and an address of the pool.
+const SESSIONS_MAX: u32 = 15_000;
 /// More rounds than this is a mistake.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -52,6 +54,10 @@ pub(crate) struct Options {
     pub(crate) repeats: u32,
     /// `BENCH_RULES`: rules of the policy that our gateway enforces.
     pub(crate) rules: u32,
+    /// `BENCH_SESSIONS`: how many clients `scale` opens.
+    pub(crate) sessions: u32,
+    /// `BENCH_STEPS`: which measurements of the table; all by default.
+    pub(crate) steps: Option<Vec<String>>,
     /// `MASQUE_PEERS`: where wireguard-go and boringtun are, with or without a `bin` below.
     pub(crate) peers: PathBuf,
     /// Where masque-gateway and datum-connect are.
@@ -83,6 +89,9 @@ impl Options {
             ),
             repeats: number("BENCH_REPEATS", if quick { 0 } else { 2 })?,
             rules: number("BENCH_RULES", 1000)?,
+            sessions: number("BENCH_SESSIONS", if quick { 50 } else { 1000 })?
+                .clamp(2, SESSIONS_MAX),
+            steps: words("BENCH_STEPS"),
             peers: env::var_os("MASQUE_PEERS").map_or_else(|| target.join("peers"), PathBuf::from),
             binaries,
             work: target.join(format!("bench/run-{}", std::process::id())),

@@ -37,6 +37,20 @@ impl Step {
     ];
 }
 
+impl Step {
+    /// Its word in `BENCH_STEPS`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Up1 => "tcp1",
+            Self::Up4 => "tcp4",
+            Self::Reverse => "reverse",
+            Self::Ping => "rtt",
+            Self::PingLoaded => "loaded",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// What one step gave.
 struct Measured {
     figures: Vec<(Figure, f64)>,
@@ -72,7 +86,11 @@ pub(crate) fn run(
                     mode.name(),
                     tunnels[at].name
                 );
-                for step in Step::ALL {
+                let wanted = |step: &Step| {
+                    let steps = options.steps.as_ref();
+                    steps.is_none_or(|steps| steps.iter().any(|s| s == step.name()))
+                };
+                for step in Step::ALL.into_iter().filter(wanted) {
                     measure(rig, &tunnels[at], &floods[at], mode, step, options, results)?;
                 }
             }

@@ -79,7 +79,7 @@ pub(crate) fn ping_pong(
 }
 
 /// `None` when it was lost. A late answer to an earlier ping is passed over.
-fn one(socket: &UdpSocket, number: u64) -> Option<Duration> {
+pub(crate) fn one(socket: &UdpSocket, number: u64) -> Option<Duration> {
     let mut packet = [0; PAYLOAD_BYTES];
     packet[..8].copy_from_slice(&number.to_be_bytes());
     let start = Instant::now();

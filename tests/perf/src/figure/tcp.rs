@@ -76,7 +76,7 @@ impl TcpRun {
 }
 
 /// Rate and volume as the receiver saw them.
-fn received(json: &str) -> Option<(f64, f64)> {
+pub(crate) fn received(json: &str) -> Option<(f64, f64)> {
     let json: Value = serde_json::from_str(json).ok()?;
     let sum = json.get("end")?.get("sum_received")?;
     let number = |name: &str| sum.get(name).and_then(Value::as_f64).filter(|n| *n > 0.0);

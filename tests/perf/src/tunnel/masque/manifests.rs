@@ -115,7 +115,7 @@ spec:
   addressPools:
     - cidr: {POOL}
     - cidr: fd20:40:0:100::/64
-  routes: [10.40.1.0/24, \"fd20:40:0:1::/64\"]
+  routes: [10.40.1.0/24, 10.41.0.0/16, \"fd20:40:0:1::/64\"]
   sessions: {{maxTotal: 100000}}
   fabric:
     provider: Static
@@ -125,6 +125,7 @@ spec:
       sourceAddress: \"fd00:0:1:3::1\"
       routes:
         - {{prefix: 10.40.1.0/24, sid: \"fd00:0:1:1:d001::\"}}
+        - {{prefix: 10.41.0.0/16, sid: \"fd00:0:1:1:d001::\"}}
         - {{prefix: \"fd20:40:0:1::/64\", sid: \"fd00:0:1:1:e001::\"}}
 ",
         super::VPC
