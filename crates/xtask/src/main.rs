@@ -10,12 +10,17 @@ mod text;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1).unwrap_or_default();
+    let arguments: Vec<String> = std::env::args().collect();
+    let task = arguments.get(1).cloned().unwrap_or_default();
     let result = match task.as_str() {
         "tidy" => tidy(),
-        "conformance" => conformance::regenerate(std::env::args().any(|a| a == "--check")),
+        "conformance" => {
+            let flag = |name: &str| arguments.iter().position(|a| a == name);
+            let from = flag("--from").and_then(|at| arguments.get(at + 1));
+            conformance::regenerate(flag("--check").is_some(), from.map(String::as_str))
+        }
         other => Err(vec![format!(
-            "unknown task {other:?}; there are: tidy, conformance [--check]"
+            "unknown task {other:?}; there are: tidy, conformance [--check] [--from FILE]"
         )]),
     };
     match result {
