@@ -28,7 +28,7 @@ use masque_model::{
 use masque_netlink::{Change, Kernel, diff};
 use masque_srv6::{KernelPlan, Sid, Slot, VpcLinks, plan};
 use masque_testkit::{Capture, Lab, Netns};
-use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunQueue, Written};
+use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunError, TunQueue, Written};
 
 pub(crate) const GATEWAY_SOURCE: &str = "2001:db8:ff03:3::1";
 pub(crate) const CLIENT: [u8; 4] = [10, 0, 100, 50];
@@ -288,8 +288,18 @@ pub(crate) fn open_tun(ns: &Netns, name: &str) -> TunQueue {
         queues: 1,
         offload: true,
     };
-    let (_, mut queues) = ns.enter(|| TunDevice::open(&config)).unwrap();
-    queues.remove(0)
+    // A device that was closed just before lives on while another test's child, between fork and
+    // exec, still holds its descriptor.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match ns.enter(|| TunDevice::open(&config)) {
+            Ok((_, mut queues)) => return queues.remove(0),
+            Err(TunError::NameTaken(_)) if std::time::Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Moves packets between two queues, super-packets whole, until dropped: a tunnel without loss.
