@@ -130,7 +130,6 @@ fn run_client(version: &str) {
     }
     expected.push("closed".to_owned());
     assert_eq!(lines, expected, "{stderr}");
-    std::thread::sleep(std::time::Duration::from_millis(100));
     let record = gateway.stop();
     assert_eq!(record.packets, PINGS);
     assert_eq!(record.address_requests, if is_new { 2 } else { 0 });

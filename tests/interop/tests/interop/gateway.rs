@@ -78,7 +78,7 @@ impl Gateway {
         self.commands.send(Command::GoAway).unwrap();
     }
 
-    /// Stops; what it saw.
+    /// Stops once every connection is closed; what it saw.
     pub(crate) fn stop(self) -> Record {
         self.commands.send(Command::Stop).unwrap();
         self.thread.join().unwrap()
@@ -87,7 +87,8 @@ impl Gateway {
 
 fn serve(mut shard: Shard, commands: &mpsc::Receiver<Command>) -> Record {
     let mut server = Server::default();
-    loop {
+    let mut stop_by = None;
+    while stop_by.is_none_or(|by| Instant::now() < by && !server.connections.is_empty()) {
         let turn = Duration::from_millis(10);
         shard.turn(turn, |machine, got| server.on(machine, got));
         match commands.try_recv() {
@@ -98,11 +99,17 @@ fn serve(mut shard: Shard, commands: &mpsc::Receiver<Command>) -> Record {
                     http.shutdown();
                 }
             }
-            Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return server.record,
-            Err(mpsc::TryRecvError::Empty) => {}
+            Ok(Command::Stop) => stop_by = Some(Instant::now() + CLOSES_BY),
+            // A test that failed takes its connections with it.
+            Err(mpsc::TryRecvError::Disconnected) if stop_by.is_none() => break,
+            Err(_) => {}
         }
     }
+    server.record
 }
+
+/// A close that was sent arrives by then.
+const CLOSES_BY: Duration = Duration::from_secs(5);
 
 enum Serving {
     Echo(BytesMut),

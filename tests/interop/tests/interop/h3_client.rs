@@ -61,8 +61,6 @@ impl Lab {
         assert!(closed.is_h3_no_error(), "{closed}");
         self.quic.close(0x100u32.into(), b"");
         self.endpoint.wait_idle().await;
-        // The close has left; let it arrive.
-        tokio::time::sleep(Duration::from_millis(100)).await;
         self.gateway.stop()
     }
 }
