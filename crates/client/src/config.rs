@@ -9,6 +9,7 @@ use std::{
 use masque_protocol::{Expanded, Scope, Template};
 use masque_transport::{
     MachineConfig, PathFloor, client_config, quinn_proto,
+    sockets::BUSY_POLL_MAX,
     tls::{ClientIdentity, ClientTls, ServerTrust, TlsError},
 };
 
@@ -51,6 +52,9 @@ pub struct AttachConfig {
     pub mtu_max_bytes: u16,
     /// How often a silent connection is kept alive.
     pub keep_alive: Duration,
+    /// How long the thread looks for packets before it sleeps while they come close to each other;
+    /// zero saves the most power.
+    pub busy_poll: Duration,
     /// Go on after the first attempt failed. Once a tunnel was open, it is always made again.
     pub keep_trying: bool,
     /// What the path must carry. [`PathFloor::Quic`] connects over paths that are too narrow for a
@@ -72,6 +76,7 @@ impl AttachConfig {
             trust: ServerTrust::System,
             mtu_max_bytes: MTU_MAX_BYTES,
             keep_alive: KEEP_ALIVE,
+            busy_poll: BUSY_POLL_MAX,
             keep_trying: false,
             path_floor: PathFloor::Tunnel,
             stop_at: None,

@@ -19,6 +19,7 @@ use std::{
 };
 
 use masque_packet::icmp::MAX_ERROR_BYTES;
+use masque_transport::sockets::BusyPoll;
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
@@ -42,6 +43,8 @@ use crate::{AttachConfig, AttachError, DropReason, Phase, Status, Tunnel, Tunnel
 const DEVICE_BUDGET: usize = 64;
 /// Packets delivered in one turn: what one batch of the socket holds, and more.
 const DELIVER_BUDGET: usize = 1024;
+/// Turns without a sleep after which everything is looked at.
+const BUSY_TURNS_MAX: u32 = 64;
 /// The longest sleep: a clock that was set or a sleeping machine is noticed by then.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// How long the goodbye may take.
@@ -56,6 +59,10 @@ pub type Observer = Box<dyn FnMut(&TunnelEvent) + Send>;
 pub(crate) struct Driver<D> {
     tunnel: Tunnel,
     socket: GatewaySocket,
+    ready: Ready,
+    /// Turns since the thread last asked what is ready.
+    busy_turns: u32,
+    busy: BusyPoll,
     device: D,
     shared: Arc<Shared>,
     observer: Observer,
@@ -72,6 +79,22 @@ pub(crate) struct Driver<D> {
     dials_checked: u64,
     hurried: Instant,
     closed: Option<Option<AttachError>>,
+}
+
+/// What seldom has something to say: it is asked only when the last sleep said so.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    errors: bool,
+    commands: bool,
+    network: bool,
+}
+
+impl Ready {
+    const ALL: Self = Self {
+        errors: true,
+        commands: true,
+        network: true,
+    };
 }
 
 struct Waiting {
@@ -108,6 +131,9 @@ impl<D: Device> Driver<D> {
         Ok(Self {
             tunnel,
             socket,
+            ready: Ready::ALL,
+            busy_turns: 0,
+            busy: BusyPoll::new(config.busy_poll),
             device,
             shared: Shared::new(status.clone())?,
             observer,
@@ -141,8 +167,13 @@ impl<D: Device> Driver<D> {
                 self.shared.set_last(self.status.clone());
                 return reason;
             }
-            if !more {
-                self.wait();
+            if !more && self.wait() {
+                self.busy_turns = 0;
+            } else if self.busy_turns < BUSY_TURNS_MAX {
+                self.busy_turns += 1;
+            } else {
+                self.ready = Ready::ALL;
+                self.busy_turns = 0;
             }
         }
     }
@@ -154,17 +185,24 @@ impl<D: Device> Driver<D> {
             tracing::info!("this machine slept");
             self.tunnel.network_changed(now);
         }
-        self.obey(now);
-        self.socket.take_errors(|about, reason| {
-            self.tunnel.handle_unreachable(now, about, reason);
-        });
+        let ready = std::mem::take(&mut self.ready);
+        if ready.commands {
+            self.obey(now);
+        }
+        if ready.errors {
+            self.socket.take_errors(|about, reason| {
+                self.tunnel.handle_unreachable(now, about, reason);
+            });
+        }
         let received = self.socket.receive(self.tunnel.machine(), now);
         self.tunnel.handle_timeouts(now);
-        self.check_network(now);
+        if ready.network {
+            self.check_network(now);
+        }
         self.check_dials(now);
         self.tell();
         let delivered = self.deliver();
-        let read = self.read_device();
+        let read = self.read_device(now);
         let sent = self.socket.send(self.tunnel.machine(), now);
         received.more || delivered || read || sent.more
     }
@@ -335,7 +373,7 @@ impl<D: Device> Driver<D> {
     /// Packets from the device to the gateway; whether there may be more. While the connection's
     /// queue has no room for a super-packet, packets wait in the device: its senders feel that,
     /// instead of a loss.
-    fn read_device(&mut self) -> bool {
+    fn read_device(&mut self, now: Instant) -> bool {
         let mut reply = [0; MAX_ERROR_BYTES];
         let mut answered = false;
         let mut more = true;
@@ -360,6 +398,7 @@ impl<D: Device> Driver<D> {
             if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
                 answered |= write_own(&mut self.device, &reply[..length]);
             }
+            self.socket.send_full(self.tunnel.machine(), now);
         }
         if answered {
             self.flush_device();
@@ -367,8 +406,8 @@ impl<D: Device> Driver<D> {
         more
     }
 
-    /// Sleeps until something is to be done.
-    fn wait(&mut self) {
+    /// Sleeps until something is to be done; false if that is now.
+    fn wait(&mut self) -> bool {
         let now = Instant::now();
         let (due, socket_events) = if self.socket.is_blocked() {
             (
@@ -382,7 +421,7 @@ impl<D: Device> Driver<D> {
             .map_or(SLEEP_MAX, |due| due.saturating_duration_since(now))
             .min(SLEEP_MAX);
         if sleep.is_zero() {
-            return;
+            return false;
         }
         let socket = self.socket.as_fd();
         let wake = self.shared.wake_fd().as_fd();
@@ -402,7 +441,17 @@ impl<D: Device> Driver<D> {
             count += 1;
         }
         // Interrupted or not, the next turn looks at everything.
-        let _ = ppoll(&mut fds[..count], Some(TimeSpec::from(sleep)), None);
+        self.busy.wait(Some(sleep), |sleep| {
+            let sleep = sleep.map(TimeSpec::from);
+            ppoll(&mut fds[..count], sleep, None).is_ok_and(|ready| ready > 0)
+        });
+        self.ready = Ready {
+            // The kernel says so as long as an ICMP error waits to be read.
+            errors: is_set(&fds[0], PollFlags::POLLERR),
+            commands: is_set(&fds[1], PollFlags::POLLIN),
+            network: self.network.is_some() && is_set(&fds[count - 1], PollFlags::POLLIN),
+        };
+        true
     }
 
     /// The close goes out, so that the gateway need not wait for a timeout.
@@ -452,6 +501,10 @@ impl<D: Device> Driver<D> {
         status.reconnects = self.tunnel.reconnects();
         status.counters = self.tunnel.counters();
     }
+}
+
+fn is_set(fd: &PollFd<'_>, flag: PollFlags) -> bool {
+    fd.revents().is_some_and(|events| events.contains(flag))
 }
 
 fn read_of(fd: BorrowedFd<'_>) -> PollFd<'_> {

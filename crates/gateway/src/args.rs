@@ -76,6 +76,10 @@ pub(crate) struct RunArgs {
     /// Packet threads, each with its own socket and TUN queue [default: one a core].
     #[arg(long, env = "MASQUE_GATEWAY_SHARDS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) shards: Option<u16>,
+    /// Longest time in microseconds that a packet thread looks for packets before it sleeps, while they
+    /// come close to each other; 0 saves processor time and adds latency.
+    #[arg(long, env = "MASQUE_GATEWAY_BUSY_POLL_US", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) busy_poll_us: u32,
     /// The address listeners bind to; `::` takes IPv4 too.
     #[arg(long, default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     pub(crate) listen_address: IpAddr,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use masque_gateway_core::{Counters, DropReason, Tables};
 use masque_telemetry::{
     MetricsError, encode_text,
-    prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry},
+    prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry},
     register_build_info,
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     audit: IntCounterVec,
     shard_events: IntCounterVec,
     handovers: IntCounterVec,
+    busy_poll: CounterVec,
     pool_addresses: IntGaugeVec,
     pool_allocated: IntGaugeVec,
     snapshot_version: IntGaugeVec,
@@ -86,6 +87,7 @@ impl Metrics {
                 "Packets given to another shard.",
                 &["shard"],
             )?,
+            busy_poll: busy_poll_counter(&registry)?,
             pool_addresses: gauge("pool_addresses", "Addresses that a pool can give.", pool)?,
             pool_allocated: gauge(
                 "pool_allocated",
@@ -212,6 +214,8 @@ impl Metrics {
                 *ends.entry(label).or_default() += count;
             }
             raise(&self.handovers, &[&shard], figures.handovers);
+            let busy_poll = self.busy_poll.with_label_values(&[&shard]);
+            busy_poll.inc_by((figures.busy_poll.as_secs_f64() - busy_poll.get()).max(0.0));
             for (event, count) in figures.events() {
                 raise(&self.shard_events, &[&shard, event], count);
             }
@@ -232,6 +236,16 @@ fn register_counter(
     labels: &[&str],
 ) -> Result<IntCounterVec, MetricsError> {
     let vec = IntCounterVec::new(Opts::new(format!("{PREFIX}_{name}"), help), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn busy_poll_counter(registry: &Registry) -> Result<CounterVec, MetricsError> {
+    let opts = Opts::new(
+        format!("{PREFIX}_busy_poll_seconds_total"),
+        "Time packet threads spent looking for packets instead of sleeping.",
+    );
+    let vec = CounterVec::new(opts, &["shard"])?;
     registry.register(Box::new(vec.clone()))?;
     Ok(vec)
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use masque_gateway_core::{DataplaneConfig, HopLimit, Now, Registry, RegistryConfig};
+use masque_transport::sockets::BusyPoll;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     net::TcpListener,
@@ -112,7 +113,8 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
     )?;
     // Signals and changes that come while the first manifests are carried out count as well.
     let mut events = Events::new(&dir)?;
-    let threads = spawn_shards(&control, &mailboxes, epoch)?;
+    let busy_poll = Duration::from_micros(args.busy_poll_us.into());
+    let threads = spawn_shards(&control, &mailboxes, busy_poll, epoch)?;
     let started = supervisor.reload(true);
     let ended = match started {
         Ok(()) => {
@@ -249,6 +251,7 @@ async fn drain(supervisor: &Supervisor, control: &Control, events: &mut Events) 
 fn spawn_shards(
     control: &Arc<Control>,
     mailboxes: &[Arc<Mailbox>],
+    busy_poll: Duration,
     epoch: Instant,
 ) -> Result<Vec<JoinHandle<()>>, Fatal> {
     let mut threads = Vec::new();
@@ -259,13 +262,13 @@ fn spawn_shards(
             hash_seed: u64::from_le_bytes(*random()?.first_chunk().unwrap_or(&[0; 8])),
             ..DataplaneConfig::default()
         };
-        let shard =
-            Shard::new(id, Arc::clone(control), mailboxes, config, epoch).map_err(|error| {
-                Fatal::Os {
-                    what: "cannot make a poller",
-                    error,
-                }
-            })?;
+        let busy = BusyPoll::new(busy_poll);
+        let shard = Shard::new(id, Arc::clone(control), mailboxes, config, busy, epoch).map_err(
+            |error| Fatal::Os {
+                what: "cannot make a poller",
+                error,
+            },
+        )?;
         let thread = std::thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || shard.run())

@@ -21,6 +21,7 @@ use std::{
 
 use masque_gateway_core::{Dataplane, DataplaneConfig, EndReason, Now, VpcIndex};
 use masque_http3::Code;
+use masque_transport::sockets::BusyPoll;
 
 pub(crate) use figures::ShardFigures;
 pub(crate) use requests::RESOLVE_TIMEOUT;
@@ -61,6 +62,7 @@ pub(crate) struct Shard {
     mail: bool,
     peers: Vec<Arc<Mailbox>>,
     poller: Poller,
+    busy: BusyPoll,
     ports: Vec<Port>,
     vpcs: BTreeMap<VpcIndex, VpcPort>,
     plane: Dataplane,
@@ -87,6 +89,7 @@ impl Shard {
         control: Arc<Control>,
         mailboxes: &[Arc<Mailbox>],
         config: DataplaneConfig,
+        busy: BusyPoll,
         epoch: Instant,
     ) -> std::io::Result<Self> {
         let mailbox = Arc::clone(&mailboxes[usize::from(id)]);
@@ -100,6 +103,7 @@ impl Shard {
             mail: true,
             peers: mailboxes.to_vec(),
             poller,
+            busy,
             ports: Vec::new(),
             vpcs: BTreeMap::new(),
             plane,
@@ -133,7 +137,8 @@ impl Shard {
     /// Sleeps, and marks what is ready; what the last turn left over stays marked.
     fn wait(&mut self, timeout: Option<Duration>) {
         let (ports, vpcs, mail) = (&mut self.ports, &mut self.vpcs, &mut self.mail);
-        self.poller.wait(timeout, |source| match source {
+        let poller = &self.poller;
+        let mut mark = |source| match source {
             Source::Mailbox => *mail = true,
             Source::Port(number) => {
                 if let Some(port) = ports.iter_mut().find(|port| port.number() == number) {
@@ -145,7 +150,9 @@ impl Shard {
                     vpc.ready = true;
                 }
             }
-        });
+        };
+        self.busy
+            .wait(timeout, |timeout| poller.wait(timeout, &mut mark));
     }
 
     /// One turn; `true` when a budget ended it and work is left.
@@ -159,7 +166,7 @@ impl Shard {
         }
         self.handle_events(at, now);
         more |= self.datagrams_to_vpcs(now);
-        more |= self.vpcs_to_datagrams(now);
+        more |= self.vpcs_to_datagrams(at, now);
         if at >= self.next_housekeeping {
             self.housekeeping(now);
             self.next_housekeeping = at + HOUSEKEEPING;
@@ -323,6 +330,7 @@ impl Shard {
     /// The figures of the moment.
     fn figures_now(&self) -> ShardFigures {
         let mut figures = self.figures.clone();
+        figures.busy_poll = self.busy.looked();
         for table in self.plane.tables().vpcs() {
             if let Some(counters) = self.plane.vpc_counters(table.index()) {
                 figures.vpcs.push((table.index(), *counters));

@@ -121,6 +121,8 @@ pub struct Machine {
     responses: VecDeque<(Transmit, Vec<u8>)>,
     scratch: Vec<u8>,
     pieces: PieceAllocator,
+    /// About so many bytes of datagrams were queued since everything had been sent.
+    unsent_bytes: usize,
     stats: MachineStats,
     epoch: Instant,
     now: Instant,
@@ -182,6 +184,7 @@ impl Machine {
             responses: VecDeque::new(),
             scratch: Vec::with_capacity(2048),
             pieces: PieceAllocator::new(SEND_CHUNK_BYTES, MAX_SEND_CHUNKS),
+            unsent_bytes: 0,
             stats: MachineStats::default(),
             epoch: now,
             now,
@@ -315,6 +318,7 @@ impl Machine {
                 if !self.config.tuning.congestion.marks_ecn() {
                     transmit.ecn = None;
                 }
+                self.unsent_bytes = self.unsent_bytes.saturating_sub(transmit.size);
                 return Some(transmit);
             }
             conn.in_transmit = false;
@@ -326,7 +330,14 @@ impl Machine {
             }
             self.deadlines.set(index, deadline);
         }
+        self.unsent_bytes = 0;
         None
+    }
+
+    /// Whether datagrams for at least one whole GSO batch were queued and may be sent. A driver that
+    /// then sends one before it queues more finds the bytes in the processor's cache.
+    pub fn has_batch(&self) -> bool {
+        self.unsent_bytes >= MAX_BATCH_BYTES
     }
 
     /// The HTTP/3 connection of `conn`, `None` before [`Event::Connected`] and after

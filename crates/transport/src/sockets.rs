@@ -1,5 +1,6 @@
 //! UDP sockets that move a machine's packets in batches.
 
+mod busy_poll;
 mod options;
 mod steering;
 
@@ -13,6 +14,7 @@ use std::{
 use bytes::BytesMut;
 use quinn_udp::{RecvMeta, UdpSocketState};
 
+pub use busy_poll::{BUSY_POLL_MAX, BusyPoll};
 pub use options::{SocketError, SocketOptions};
 
 use crate::{

@@ -94,7 +94,18 @@ impl GatewaySocket {
 
     /// Sends what the machine has.
     pub(super) fn send(&mut self, machine: &mut Machine, now: Instant) -> Moved {
-        match self.socket.flush(machine, now, SEND_BUDGET) {
+        self.send_batches(machine, now, SEND_BUDGET)
+    }
+
+    /// Sends a GSO batch if the machine has a whole one.
+    pub(super) fn send_full(&mut self, machine: &mut Machine, now: Instant) {
+        if machine.has_batch() && !self.is_blocked() {
+            self.send_batches(machine, now, 1);
+        }
+    }
+
+    fn send_batches(&mut self, machine: &mut Machine, now: Instant, budget: usize) -> Moved {
+        match self.socket.flush(machine, now, budget) {
             Ok(flushed) => Moved { more: flushed.more },
             Err(error) => {
                 tracing::debug!(%error, "send");

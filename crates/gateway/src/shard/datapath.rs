@@ -1,6 +1,6 @@
 //! The way of a packet through a shard: datagram → dataplane → TUN, and TUN → dataplane → datagrams.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use masque_gateway_core::{ClientVerdict, Dataplane, Now, VpcIndex, VpcVerdict};
 use masque_packet::segment::{GsoInfo, segments};
@@ -105,7 +105,7 @@ impl Shard {
     }
 
     /// Packets of the VPCs to clients; `true` when the budget ended it.
-    pub(super) fn vpcs_to_datagrams(&mut self, now: Now) -> bool {
+    pub(super) fn vpcs_to_datagrams(&mut self, at: Instant, now: Now) -> bool {
         let mut more = false;
         for (index, vpc) in &mut self.vpcs {
             let mut left = READS_A_TURN;
@@ -144,6 +144,9 @@ impl Shard {
                     figures: &mut self.figures,
                 };
                 outward.act(verdict, *index, vpc, read.packet, &read.gso, reply);
+                for port in &mut self.ports {
+                    port.send_full(at, &mut self.figures);
+                }
             }
         }
         more

@@ -1,6 +1,6 @@
 //! What one shard counted, beside the dataplane's own counters.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use masque_gateway_core::{Counters, EndReason, VpcIndex};
 use masque_transport::{DatagramSendError, MachineStats};
@@ -26,6 +26,8 @@ pub(crate) struct ShardFigures {
     pub(crate) handovers: u64,
     /// Packets for other shards that were lost: their ring was full, or the session had moved.
     pub(crate) handovers_lost: u64,
+    /// Time spent looking for packets instead of sleeping.
+    pub(crate) busy_poll: Duration,
     /// UDP receive calls that failed.
     pub(crate) receive_errors: u64,
     /// UDP batches that failed to send.

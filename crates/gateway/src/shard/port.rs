@@ -104,7 +104,18 @@ impl Port {
 
     /// Sends what the machine has; `true` when the budget ended it.
     pub(crate) fn send(&mut self, now: Instant, figures: &mut ShardFigures) -> bool {
-        match self.socket.flush(&mut self.machine, now, BATCHES_A_TURN) {
+        self.send_batches(now, BATCHES_A_TURN, figures)
+    }
+
+    /// Sends a GSO batch if the machine has a whole one.
+    pub(crate) fn send_full(&mut self, now: Instant, figures: &mut ShardFigures) {
+        if self.machine.has_batch() && !self.socket.is_blocked() {
+            self.send_batches(now, 1, figures);
+        }
+    }
+
+    fn send_batches(&mut self, now: Instant, budget: usize, figures: &mut ShardFigures) -> bool {
+        match self.socket.flush(&mut self.machine, now, budget) {
             Ok(flushed) => {
                 self.machine
                     .set_max_gso_segments(self.socket.max_gso_segments());

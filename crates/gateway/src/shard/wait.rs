@@ -106,12 +106,13 @@ impl Poller {
     }
 
     /// Sleeps until a source is ready or the time is over; `None` sleeps without end. Gives every
-    /// source that is ready, or the first of them: the others are given by the next call.
+    /// source that is ready, or the first of them: the others are given by the next call. Tells whether any
+    /// was.
     #[expect(
         unsafe_code,
         reason = "epoll_pwait2 has no safe wrapper; epoll_wait counts in ms"
     )]
-    pub(crate) fn wait(&self, timeout: Option<Duration>, mut ready: impl FnMut(Source)) {
+    pub(crate) fn wait(&self, timeout: Option<Duration>, mut ready: impl FnMut(Source)) -> bool {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let timeout = timeout.map(|d| libc::timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
@@ -132,6 +133,7 @@ impl Poller {
                 ready(source);
             }
         }
+        count > 0
     }
 }
 

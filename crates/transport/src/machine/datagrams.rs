@@ -84,6 +84,7 @@ impl Machine {
                 | quinn_proto::SendDatagramError::Disabled => DatagramSendError::Blocked,
             })?;
         self.stats.datagrams_sent += 1;
+        self.unsent_bytes += length;
         schedule(&mut self.transmit, &mut found.in_transmit, conn.index);
         Ok(())
     }
