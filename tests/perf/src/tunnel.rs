@@ -34,10 +34,11 @@ pub(crate) struct Tunnels {
 type SetUp = fn(&mut Rig, &Options) -> Result<Tunnel, Failure>;
 
 /// In the order of the tables.
-const ALL: [(&str, SetUp); 5] = [
+const ALL: [(&str, SetUp); 6] = [
     ("plain", plain::set_up),
     ("seg6", seg6::set_up),
     ("wireguard-go", wireguard::set_up_go),
+    ("wireguard-go+srv6", wireguard::set_up_go_srv6),
     ("boringtun", wireguard::set_up_boringtun),
     (masque::NAME, masque::set_up),
 ];

@@ -16,7 +16,10 @@ use crate::{
     interrupt, machine,
     options::Options,
     process::which,
-    rig::{CORE_GATEWAY_IPV4, CORE_WORKLOAD_IPV4, GATEWAY_IPV4, Rig},
+    rig::{
+        CORE, CORE_GATEWAY_IPV4, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV4, CORE_WORKLOAD_IPV6,
+        GATEWAY_IPV4, Rig,
+    },
 };
 
 /// The two key pairs of RFC 7748 §6.1. Nothing but test packets depends on them.
@@ -26,6 +29,9 @@ const GATEWAY_PRIVATE: &str = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1
 const GATEWAY_PUBLIC: &str = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
 /// What both projects use over a wire of 1500 bytes.
 const MTU: &str = "1420";
+/// Where the workload takes packets out of SRv6, and where the gateway does.
+const NODE_SID: &str = "fd00:0:3:1:d001::";
+const GATEWAY_SID: &str = "fd00:0:3:3:d001::";
 const SOCKET_DIR: &str = "/var/run/wireguard";
 const SOCKET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -38,16 +44,33 @@ struct Implementation {
     port: u16,
     program: PathBuf,
     args: &'static [&'static str],
+    /// SRv6 between the gateway and the workload, as we have it.
+    srv6: bool,
 }
 
+const GO: [&str; 2] = ["wireguard-go", "wireguard"];
+
 pub(super) fn set_up_go(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure> {
-    let program = find(&options.peers, &["wireguard-go", "wireguard"])?;
     let implementation = Implementation {
         name: "wireguard-go",
         net: 30,
         port: 51820,
-        program,
+        program: find(&options.peers, &GO)?,
         args: &["-f"],
+        srv6: false,
+    };
+    set_up(rig, &implementation)
+}
+
+/// Like for like: a tunnel to a gateway that bridges into an SRv6 VPC.
+pub(super) fn set_up_go_srv6(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure> {
+    let implementation = Implementation {
+        name: "wireguard-go+srv6",
+        net: 32,
+        port: 51822,
+        program: find(&options.peers, &GO)?,
+        args: &["-f"],
+        srv6: true,
     };
     set_up(rig, &implementation)
 }
@@ -61,6 +84,7 @@ pub(super) fn set_up_boringtun(rig: &mut Rig, options: &Options) -> Result<Tunne
         port: 51821,
         program,
         args,
+        srv6: false,
     };
     set_up(rig, &implementation)
 }
@@ -109,10 +133,14 @@ fn set_up(rig: &mut Rig, of: &Implementation) -> Result<Tunnel, Failure> {
     client_ns.address(&link(of, 'c'), &format!("10.{net}.0.2/24"));
     client_ns.route(&format!("{target}/32 dev {}", link(of, 'c')));
     gateway_ns.address(&link(of, 'g'), &format!("10.{net}.0.1/24"));
-    gateway_ns.route(&format!("{target}/32 via {CORE_WORKLOAD_IPV4}"));
-    rig.workload.route(&format!(
-        "10.{net}.0.0/24 via {CORE_GATEWAY_IPV4} src {target}"
-    ));
+    if of.srv6 {
+        bridge(rig, net, target);
+    } else {
+        gateway_ns.route(&format!("{target}/32 via {CORE_WORKLOAD_IPV4}"));
+        rig.workload.route(&format!(
+            "10.{net}.0.0/24 via {CORE_GATEWAY_IPV4} src {target}"
+        ));
+    }
     if let Err(e) = rig.await_path(of.name, target) {
         return Err(Failure::program(
             of.name,
@@ -125,10 +153,38 @@ fn set_up(rig: &mut Rig, of: &Implementation) -> Result<Tunnel, Failure> {
         client: Some(client),
         gateway: Some(gateway),
         about: format!(
-            "{}, MTU {MTU}, ChaCha20-Poly1305",
-            machine::version(&of.program, "--version")
+            "{}, MTU {MTU}, ChaCha20-Poly1305{}",
+            machine::version(&of.program, "--version"),
+            if of.srv6 {
+                ", SRv6 (encap.red, End.DX4) behind the gateway"
+            } else {
+                ""
+            }
         ),
     })
+}
+
+/// The routes that our gateway and its fabric have: encap.red out, End.DX4 in, both ways.
+fn bridge(rig: &Rig, net: u8, target: Ipv4Addr) {
+    let (gateway, node) = (&rig.gateway, &rig.workload);
+    gateway.route(&format!(
+        "{NODE_SID}/128 via {CORE_WORKLOAD_IPV6} dev {CORE}"
+    ));
+    gateway.route(&format!(
+        "{target}/32 encap seg6 mode encap.red segs {NODE_SID} dev {CORE}"
+    ));
+    gateway.route(&format!(
+        "{GATEWAY_SID}/128 encap seg6local action End.DX4 nh4 10.{net}.0.2 dev {CORE}"
+    ));
+    node.route(&format!(
+        "{GATEWAY_SID}/128 via {CORE_GATEWAY_IPV6} dev {CORE}"
+    ));
+    node.route(&format!(
+        "{NODE_SID}/128 encap seg6local action End.DX4 nh4 {target} dev {CORE}"
+    ));
+    node.route(&format!(
+        "10.{net}.0.0/24 encap seg6 mode encap.red segs {GATEWAY_SID} dev {CORE} src {target}"
+    ));
 }
 
 /// The control sockets are in one folder, so the name holds our pid.
