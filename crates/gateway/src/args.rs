@@ -2,11 +2,13 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Parser, Subcommand};
 use masque_telemetry::LogFormat;
+
+use crate::state::CONTROL_SOCKET;
 
 /// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
 #[derive(Debug, Parser)]
@@ -56,6 +58,9 @@ pub(crate) struct AskArgs {
     /// The control socket of the gateway.
     #[arg(long, env = "MASQUE_GATEWAY_SOCKET")]
     pub(crate) socket: Option<PathBuf>,
+    /// The state folder the gateway was started with; its control socket lies in it.
+    #[arg(long, env = "STATE_DIRECTORY")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// The manifests folder the gateway runs on; its control socket is found from it.
     #[arg(long, env = "MASQUE_GATEWAY_MANIFESTS")]
     pub(crate) manifests: Option<PathBuf>,
@@ -100,21 +105,25 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The state folder: as given, else `.state` beside the manifests.
     pub(crate) fn state_dir(&self) -> Option<PathBuf> {
-        self.state_dir
-            .clone()
-            .or_else(|| self.manifests.as_ref().map(|dir| dir.join(".state")))
+        state_dir(self.state_dir.as_deref(), self.manifests.as_deref())
     }
 }
 
 impl AskArgs {
-    /// The control socket: as given, else the one in the state folder of the manifests.
+    /// The control socket: as given, else the one in the state folder, which is found as a run
+    /// finds it.
     pub(crate) fn socket(&self) -> Option<PathBuf> {
         self.socket.clone().or_else(|| {
-            self.manifests
-                .as_ref()
-                .map(|dir| dir.join(".state").join("control.sock"))
+            state_dir(self.state_dir.as_deref(), self.manifests.as_deref())
+                .map(|dir| dir.join(CONTROL_SOCKET))
         })
     }
+}
+
+fn state_dir(given: Option<&Path>, manifests: Option<&Path>) -> Option<PathBuf> {
+    given
+        .map(Path::to_owned)
+        .or_else(|| manifests.map(|dir| dir.join(".state")))
 }
 
 #[cfg(test)]
@@ -132,5 +141,29 @@ mod tests {
     fn the_state_folder_lies_beside_the_manifests() {
         let cli = Cli::parse_from(["masque-gateway", "--manifests", "/etc/m"]);
         assert_eq!(cli.run.state_dir(), Some(PathBuf::from("/etc/m/.state")));
+    }
+
+    #[test]
+    fn questions_find_the_socket_where_a_run_put_it() {
+        for (args, socket) in [
+            (&["--manifests", "/m"][..], "/m/.state/control.sock"),
+            (
+                &["--manifests", "/m", "--state-dir", "/s"],
+                "/s/control.sock",
+            ),
+            (&["--state-dir", "/s", "--socket", "/x"], "/x"),
+        ] {
+            let line = ["masque-gateway", "status"].iter().chain(args);
+            let Some(Command::Status(ask)) = Cli::parse_from(line).command else {
+                panic!("{args:?}");
+            };
+            assert_eq!(ask.socket(), Some(PathBuf::from(socket)));
+        }
+        let command = Cli::command();
+        for name in ["status", "sessions"] {
+            let ask = command.find_subcommand(name).unwrap();
+            let dir = ask.get_arguments().find(|a| a.get_id() == "state_dir");
+            assert_eq!(dir.unwrap().get_env().unwrap(), "STATE_DIRECTORY");
+        }
     }
 }

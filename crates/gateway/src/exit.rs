@@ -17,6 +17,9 @@ pub(crate) mod status {
     pub(crate) const CONFIG: u8 = 78;
 }
 
+/// Ports that need CAP_NET_BIND_SERVICE, unless `net.ipv4.ip_unprivileged_port_start` says otherwise.
+const PRIVILEGED_BELOW: u16 = 1024;
+
 /// Why the gateway cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fatal {
@@ -27,8 +30,15 @@ pub(crate) enum Fatal {
     #[error("{path}: {reason}; `masque-gateway init {path}` writes a starter folder", path = path.display())]
     Manifests { path: PathBuf, reason: String },
     /// No manifest is usable.
-    #[error("no VPCIngressPoint in {path} can run; `masque-gateway check {path}` says why", path = path.display())]
-    NothingToRun { path: PathBuf },
+    #[error(
+        "no VPCIngressPoint in {path} can run{}; `masque-gateway check {path}` says everything",
+        because(reason), path = path.display()
+    )]
+    NothingToRun {
+        path: PathBuf,
+        /// The first error in the manifests.
+        reason: Option<String>,
+    },
     /// A folder that must not be overwritten.
     #[error("{path} is there already; choose another folder or remove it", path = path.display())]
     Exists { path: PathBuf },
@@ -47,6 +57,19 @@ pub(crate) enum Fatal {
          or change spec.listeners[].port"
     )]
     Listen { port: u16, error: std::io::Error },
+    /// A port that only the privileged may have.
+    #[error(
+        "cannot listen on UDP port {port}: ports below 1024 need CAP_NET_BIND_SERVICE; grant it \
+         (`setcap cap_net_admin,cap_net_bind_service+ep` on the program, or NET_BIND_SERVICE in the \
+         container's capabilities), or set spec.listeners[].port to a higher one"
+    )]
+    PrivilegedPort { port: u16 },
+    /// Another gateway has the kernel's tables here.
+    #[error(
+        "another gateway runs in this network namespace, and goes on undisturbed; stop it, or give \
+         this one a network namespace of its own"
+    )]
+    AnotherRuns,
     /// The admin port is taken.
     #[error("cannot listen on {address} for /metrics: {error}; choose another with --admin")]
     Admin {
@@ -81,21 +104,37 @@ pub(crate) enum Fatal {
     Invalid { path: PathBuf, errors: usize },
 }
 
+fn because(reason: &Option<String>) -> String {
+    reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(": {reason}"))
+}
+
 impl Fatal {
+    /// That a UDP port cannot be had.
+    pub(crate) fn listen(port: u16, error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::PermissionDenied && port < PRIVILEGED_BELOW {
+            Self::PrivilegedPort { port }
+        } else {
+            Self::Listen { port, error }
+        }
+    }
+
     /// The exit status of sysexits(3).
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => status::USAGE,
             Self::Invalid { .. } => status::DATA,
             Self::Manifests { .. } => status::NO_INPUT,
-            Self::NotRunning { .. } | Self::Listen { .. } | Self::Admin { .. } => {
-                status::UNAVAILABLE
-            }
+            Self::NotRunning { .. }
+            | Self::Listen { .. }
+            | Self::Admin { .. }
+            | Self::AnotherRuns => status::UNAVAILABLE,
             Self::Os { .. } | Self::Kernel(_) => status::OS,
             Self::ThreadEnded => status::SOFTWARE,
             Self::Exists { .. } => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,
-            Self::Permission(_) => status::NO_PERMISSION,
+            Self::Permission(_) | Self::PrivilegedPort { .. } => status::NO_PERMISSION,
             Self::NothingToRun { .. } | Self::Certificate(_) => status::CONFIG,
         }
     }
@@ -104,5 +143,34 @@ impl Fatal {
     pub(crate) fn report(&self) -> ExitCode {
         eprintln!("masque-gateway: {self}");
         ExitCode::from(self.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_low_port_without_the_capability_names_it() {
+        let denied = || Error::from(ErrorKind::PermissionDenied);
+        let low = Fatal::listen(443, denied());
+        assert_eq!(low.status(), status::NO_PERMISSION);
+        assert!(low.to_string().contains("CAP_NET_BIND_SERVICE"), "{low}");
+        assert!(low.to_string().contains("a higher one"), "{low}");
+        let taken = Fatal::listen(443, Error::from(ErrorKind::AddrInUse));
+        assert_eq!(taken.status(), status::UNAVAILABLE);
+        // A security module may refuse any port: no capability would help.
+        let refused = Fatal::listen(4433, denied());
+        assert!(!refused.to_string().contains("CAP_NET_BIND"), "{refused}");
+    }
+
+    #[test]
+    fn nothing_to_run_says_the_first_reason() {
+        let path = PathBuf::from("/m");
+        let reason = Some("put tls.crt and tls.key into /m/secrets/x".to_owned());
+        let text = Fatal::NothingToRun { path, reason }.to_string();
+        assert!(text.contains("can run: put tls.crt"), "{text}");
     }
 }

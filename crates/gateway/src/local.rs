@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as BlockingStream},
+    os::unix::{
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+        net::UnixStream as BlockingStream,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -31,7 +34,10 @@ const MAX_CONNECTIONS: usize = 8;
 /// A peer that does not finish its question in this time is left.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Binds the socket; a stale one of a process that is gone is replaced.
+/// A folder beside the socket where it gets its mode before anybody can reach it.
+const ANTEROOM: &str = ".control";
+
+/// Binds the socket, for this user only; a stale one of a process that is gone is replaced.
 ///
 /// # Errors
 /// What the operating system says, also when another gateway answers on it.
@@ -42,13 +48,21 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
             "another gateway runs on this state folder",
         ));
     }
-    match std::fs::remove_file(path) {
+    let anteroom = path.with_file_name(ANTEROOM);
+    match std::fs::remove_dir_all(&anteroom) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    std::fs::DirBuilder::new().mode(0o700).create(&anteroom)?;
+    let hidden = anteroom.join("s");
+    let bound = UnixListener::bind(&hidden).and_then(|listener| {
+        std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&hidden, path)?;
+        Ok(listener)
+    });
+    // What is left of it harms nobody, and the next start removes it.
+    let _harmless = std::fs::remove_dir_all(&anteroom);
+    bound
 }
 
 /// Answers until the process ends.
@@ -221,4 +235,25 @@ pub(crate) fn print_status(args: &AskArgs) -> Result<(), Fatal> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_its_owners_and_replaces_a_stale_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let first = bind(&path).unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(path.exists(), "what a crash leaves");
+        let _second = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(BlockingStream::connect(&path).is_ok());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

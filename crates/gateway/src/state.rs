@@ -11,6 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The file that remembers who has which address.
 const ADDRESSES: &str = "addresses.json";
+/// The socket that `masque-gateway sessions` and `status` ask.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The key of stateless resets.
 const RESET_SECRET: &str = "reset.key";
 /// A state file is refused above this; 10,000 attachments take about 2 MiB.
@@ -36,7 +38,7 @@ impl StateDir {
 
     /// Where the control socket lives.
     pub(crate) fn control_socket(&self) -> PathBuf {
-        self.path.join("control.sock")
+        self.path.join(CONTROL_SOCKET)
     }
 
     /// The remembered addresses; `None` when there are none yet. A file that cannot be read is

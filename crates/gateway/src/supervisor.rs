@@ -138,6 +138,10 @@ impl Supervisor {
             self.tell_problems(&problems);
             return Err(Fatal::NothingToRun {
                 path: self.dir.clone(),
+                reason: problems
+                    .into_iter()
+                    .find(|(error, _)| *error)
+                    .map(|(_, line)| line),
             });
         }
         let dirs = (self.dir.as_path(), self.state_dir.as_path());
@@ -415,7 +419,7 @@ impl Supervisor {
 fn refuse_taken(options: &SocketOptions, port: u16) -> Result<(), Fatal> {
     std::net::UdpSocket::bind(options.address)
         .map(drop)
-        .map_err(|error| Fatal::Listen { port, error })
+        .map_err(|error| Fatal::listen(port, error))
 }
 
 fn netlink_fatal(error: &NetlinkError) -> Fatal {
@@ -423,6 +427,7 @@ fn netlink_fatal(error: &NetlinkError) -> Fatal {
         NetlinkError::NotPermitted { .. } | NetlinkError::Sysctl { .. } => {
             Fatal::Permission(error.to_string())
         }
+        NetlinkError::Busy => Fatal::AnotherRuns,
         other => Fatal::Kernel(other.to_string()),
     }
 }
