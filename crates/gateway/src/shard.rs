@@ -9,6 +9,8 @@ mod figures;
 mod lifecycle;
 mod port;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod tunnels;
 mod vpc_port;
 mod wait;

@@ -138,6 +138,17 @@ impl Port {
         }
     }
 
+    /// GOAWAY on a connection that came after a shutdown began: it never had a request, so the last id
+    /// is 0 at once, and "requests on the connection that were not processed" can be sent to another
+    /// gateway without asking (RFC 9114 §5.2).
+    pub(crate) fn turn_away(&mut self, conn: masque_transport::ConnId) {
+        if let Some(http) = self.machine.http(conn) {
+            // The announcement and the last id.
+            http.shutdown();
+            http.shutdown();
+        }
+    }
+
     /// Closes every connection and sends what says so.
     pub(crate) fn close(
         &mut self,

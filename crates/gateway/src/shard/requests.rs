@@ -101,7 +101,13 @@ impl Shard {
                     .retain(|key, _| key.port != port || key.conn != conn);
                 self.ports[index].closed(conn);
             }
-            Event::Connected { conn } => self.ports[index].connected(conn),
+            Event::Connected { conn } => {
+                let port = &mut self.ports[index];
+                port.connected(conn);
+                if self.drain != Drain::No {
+                    port.turn_away(conn);
+                }
+            }
             Event::StreamWritable { .. } => {}
         }
     }

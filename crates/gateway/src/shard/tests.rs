@@ -1,0 +1,130 @@
+//! A shard turned by hand, with a client on the loopback.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use masque_gateway_core::{Registry, RegistryConfig};
+use masque_http3 as http3;
+use masque_transport::{
+    ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
+    sockets::{SocketOptions, UdpSocket},
+    tls::{CertificateStore, ClientTls, ServerCertificate, ServerTls, ServerTrust},
+};
+use rustls_pki_types::UnixTime;
+
+use super::*;
+use crate::{command::PortSetup, development};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Bench {
+    shard: Shard,
+    mailbox: Arc<Mailbox>,
+    client: Machine,
+    socket: UdpSocket,
+    seen: Vec<http3::Event>,
+}
+
+fn loopback() -> SocketOptions {
+    SocketOptions::new(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))
+}
+
+impl Bench {
+    /// A shard that listens to nothing, and a client that is not connected.
+    fn new() -> Self {
+        let mailbox = Mailbox::new().unwrap();
+        let mailboxes = vec![Arc::clone(&mailbox)];
+        let registry = Registry::new(RegistryConfig::default());
+        let epoch = Instant::now();
+        let control = Control::new(registry, mailboxes.clone(), epoch).unwrap();
+        let busy = BusyPoll::new(Duration::ZERO);
+        let config = DataplaneConfig {
+            flow_entries: 1024,
+            ..DataplaneConfig::default()
+        };
+        let shard = Shard::new(0, Arc::new(control), &mailboxes, config, busy, epoch).unwrap();
+        let config = MachineConfig::new([7; 32], [8; 32]);
+        Self {
+            shard,
+            mailbox,
+            client: Machine::client(config, http3::Config::default(), epoch),
+            socket: UdpSocket::bind(&loopback()).unwrap(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Has the shard listen, and gives what the client dials.
+    fn listen(&mut self) -> (SocketAddr, masque_transport::quinn_proto::ClientConfig) {
+        let pem = development::certificates(&["gateway.test".to_owned()]).unwrap();
+        let (chain, key) = (pem.chain.as_bytes(), pem.key.as_bytes());
+        let now = UnixTime::now();
+        let certificate = ServerCertificate::from_pem(chain, key, now, "test").unwrap();
+        let tls = ServerTls {
+            certificates: CertificateStore::new(vec![certificate]).unwrap(),
+            ask_client_certificate: true,
+        };
+        let socket = UdpSocket::bind(&loopback()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let setup = PortSetup {
+            port: address.port(),
+            shard: ShardId::new(0, 1).unwrap(),
+            socket,
+            server: server_config(tls.build().unwrap(), &[3; 32]).unwrap(),
+            machine: MachineConfig::new([1; 32], [2; 32]),
+        };
+        self.mailbox
+            .send(Command::OpenPort(Box::new(setup)))
+            .unwrap();
+        let trust = ServerTrust::RootsPem(pem.ca.into_bytes());
+        let tls = ClientTls {
+            trust,
+            identity: None,
+        };
+        (address, client_config(tls.build().unwrap()).unwrap())
+    }
+
+    fn connect(&mut self) -> ConnId {
+        let (address, config) = self.listen();
+        self.client
+            .connect(Instant::now(), address, "gateway.test", config)
+            .unwrap()
+    }
+
+    /// Turns both until the fact is true.
+    fn until(&mut self, mut fact: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !fact(self) {
+            assert!(start.elapsed() < PATIENCE, "saw {:?}", self.seen);
+            self.shard.wait(Some(Duration::from_millis(1)));
+            self.shard.turn();
+            let now = Instant::now();
+            self.socket.recv_batch(&mut self.client, now, 64).unwrap();
+            self.client.handle_timeouts(now);
+            while let Some(event) = self.client.poll_event() {
+                if let Event::Http { event, .. } = event {
+                    self.seen.push(event);
+                }
+            }
+            self.socket.flush(&mut self.client, now, 64).unwrap();
+        }
+    }
+
+    fn goaways(&self) -> Vec<u64> {
+        let id = |event: &http3::Event| match event {
+            http3::Event::GoAway { id } => Some(*id),
+            _ => None,
+        };
+        self.seen.iter().filter_map(id).collect()
+    }
+}
+
+#[test]
+fn a_connection_that_comes_while_draining_is_told_to_go_away() {
+    let mut bench = Bench::new();
+    bench.mailbox.send(Command::Drain).unwrap();
+    bench.until(|bench| bench.shard.drain == Drain::Final);
+    bench.connect();
+    bench.until(|bench| bench.goaways().last() == Some(&0));
+}
