@@ -49,6 +49,10 @@ words! {
         Degraded,
         /// The summary for people and for kstatus.
         Ready,
+        /// Work is under way; present only meanwhile (kstatus).
+        Reconciling,
+        /// Nothing more happens before somebody changes something; present only meanwhile (kstatus).
+        Stalled,
     }
 }
 
@@ -117,6 +121,20 @@ words! {
         SessionEstablished,
         /// There is no session.
         NoSession,
+        /// Gateway pods move their sessions away.
+        Draining,
+        /// Fewer pods are ready than were asked for.
+        PodsNotReady,
+        /// A node cannot pull the gateway's image.
+        ImagePullFailed,
+        /// No node takes a gateway pod.
+        PodUnschedulable,
+        /// A gateway pod starts and ends again and again.
+        PodCrashing,
+        /// The API server refused to make gateway pods.
+        FailedCreate,
+        /// All is well.
+        Ready,
     }
 }
 
@@ -154,6 +172,13 @@ impl Reason {
             | Self::SIDNotRegistered
             | Self::AnnouncementRejected => ConditionType::FabricReady,
             Self::SessionEstablished | Self::NoSession => ConditionType::Connected,
+            Self::Draining => ConditionType::Draining,
+            Self::PodsNotReady
+            | Self::ImagePullFailed
+            | Self::PodUnschedulable
+            | Self::PodCrashing
+            | Self::FailedCreate => ConditionType::Degraded,
+            Self::Ready => ConditionType::Ready,
         }
     }
 }

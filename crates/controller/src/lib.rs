@@ -2,10 +2,12 @@
 //! share it, so both say the same about the same manifest.
 //!
 //! [`manifests`] turns texts into typed [`Resources`] and knows on which line everything stood;
-//! [`compile`] turns [`Resources`] into one [`Snapshot`] per VPCIngressPoint. Neither talks to an API
+//! [`compile`] turns [`Resources`] into one [`Snapshot`] per VPCIngressPoint; [`children`] builds the
+//! Kubernetes objects that run it. None of them talks to an API
 //! server, reads a clock or draws random numbers; only [`manifests::read_folder`] reads files.
 #![forbid(unsafe_code)]
 
+pub mod children;
 pub mod manifests;
 
 mod compile;

@@ -17,5 +17,5 @@ pub use policy::{
 pub use sid::Sid;
 pub use snapshot::{
     AddressPool, Attachment, AttachmentLimits, AuthMethods, BridgeMode, Fabric, FabricRoute,
-    Listener, ListenerProtocol, SessionLimits, Snapshot, StaticFabric,
+    Listener, ListenerProtocol, MAX_SNAPSHOT_BYTES, SessionLimits, Snapshot, StaticFabric,
 };

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConnectorKey, ObjectName, Rule, Sid};
 
+/// The largest Snapshot, in bytes of its JSON form. The compiler refuses a larger one, and both ends
+/// of the stream refuse to carry it.
+pub const MAX_SNAPSHOT_BYTES: usize = 16 * 1024 * 1024;
+
 /// Everything a gateway needs to know of one VPCIngressPoint. Made by the compiler of
 /// `controller`, never edited in place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -133,4 +133,8 @@ pub struct PodTemplate {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Set the kernel settings that a gateway needs in a privileged init container instead of by the
+    /// pod's `sysctls`, which a kubelet refuses unless it was told to allow them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged_init: bool,
 }

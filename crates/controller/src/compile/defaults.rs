@@ -18,3 +18,6 @@ pub(crate) const DRAIN_DEADLINE_MS: u64 = 30 * 1000;
 
 /// `spec.limits.sessions` of an attachment: a device that roams has two at one time.
 pub(crate) const ATTACHMENT_SESSIONS: u32 = 4;
+
+/// `spec.drain.minimum`: load balancers look every few seconds.
+pub(crate) const DRAIN_MINIMUM_MS: u64 = 5 * 1000;
