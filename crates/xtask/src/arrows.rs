@@ -31,6 +31,12 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
     ("netlink", Kind::Io, &["srv6", "model"]),
     ("api", Kind::Io, &[]),
     ("controller", Kind::Io, &["api", "model"]),
+    ("stream", Kind::Io, &["model"]),
+    (
+        "operator",
+        Kind::Io,
+        &["api", "controller", "model", "stream", "telemetry"],
+    ),
     ("telemetry", Kind::Io, &[]),
     ("testkit", Kind::Io, &[]),
     (
@@ -42,6 +48,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
             "tun",
             "netlink",
             "controller",
+            "stream",
             "model",
             "masque",
             "http3",
@@ -69,7 +76,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("xtask", Kind::Io, &[]),
+    ("xtask", Kind::Io, &["api"]),
 ];
 
 /// Crates that mean sockets, a runtime, the operating system's clock or Kubernetes.

@@ -1,13 +1,18 @@
 //! Project chores. `cargo run -p xtask -- tidy` checks the architecture's arrows and the text of
-//! the tree; `… -- conformance` regenerates `docs/conformance.md`.
+//! the tree; `… -- conformance` regenerates `docs/conformance.md`; `… -- crds` regenerates `crds/`, the
+//! chart of the definitions and the field reference; `… -- documents` checks the documents.
 #![forbid(unsafe_code)]
 
 mod arrows;
 mod conformance;
+mod crds;
+mod documents;
 mod metadata;
+mod reference;
 mod text;
+mod yaml;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -19,8 +24,13 @@ fn main() -> ExitCode {
             let from = flag("--from").and_then(|at| arguments.get(at + 1));
             conformance::regenerate(flag("--check").is_some(), from.map(String::as_str))
         }
+        "crds" => {
+            let check = arguments.iter().any(|argument| argument == "--check");
+            crds::run(Path::new("."), check)
+        }
+        "documents" => documents::check(Path::new(".")),
         other => Err(vec![format!(
-            "unknown task {other:?}; there are: tidy, conformance [--check] [--from FILE]"
+            "unknown task {other:?}; there are: tidy, conformance [--check] [--from FILE], crds [--check], documents"
         )]),
     };
     match result {
