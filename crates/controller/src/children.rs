@@ -26,6 +26,7 @@ mod network;
 mod pod;
 mod sysctls;
 
+pub(crate) use names::hash;
 pub use names::{
     INGRESS_POINT_LABEL, LABELS, child_name, client_ca_name, label_value, labels,
     listener_secret_name, selector, selector_text, stream_secret_name, stream_uri,

@@ -20,6 +20,8 @@ mod connectors;
 pub(crate) mod defaults;
 mod rules;
 
+pub(crate) use attach::unavailable;
+
 /// Attachments of one snapshot.
 pub const MAX_ATTACHMENTS: usize = 20_000;
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod children;
+pub mod ipam;
 pub mod manifests;
 
 mod compile;

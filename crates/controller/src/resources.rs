@@ -61,15 +61,7 @@ impl<T> Sourced<T> {
 impl<T: Resource> Sourced<T> {
     /// Namespace and name; the namespace `default` when the object names none.
     pub fn name(&self) -> ObjectName {
-        let meta = self.object.meta();
-        let namespace = meta
-            .namespace
-            .as_deref()
-            .filter(|namespace| !namespace.is_empty());
-        ObjectName::new(
-            namespace.unwrap_or(DEFAULT_NAMESPACE),
-            meta.name.as_deref().unwrap_or_default(),
-        )
+        object_name(&self.object)
     }
 
     /// The order in which conflicts are settled: the oldest object first, then by namespace and
@@ -78,6 +70,19 @@ impl<T: Resource> Sourced<T> {
         let created = self.object.meta().creation_timestamp.as_ref();
         (created.map_or(Timestamp::MAX, |time| time.0), self.name())
     }
+}
+
+/// Namespace and name; the namespace `default` when the object names none.
+pub(crate) fn object_name(object: &impl Resource) -> ObjectName {
+    let meta = object.meta();
+    let namespace = meta
+        .namespace
+        .as_deref()
+        .filter(|namespace| !namespace.is_empty());
+    ObjectName::new(
+        namespace.unwrap_or(DEFAULT_NAMESPACE),
+        meta.name.as_deref().unwrap_or_default(),
+    )
 }
 
 /// Where an object and its fields stood.

@@ -301,7 +301,7 @@ fn addresses_free(
 }
 
 /// Why an address cannot be given out.
-fn unavailable(address: &IpAddr, snapshot: &Snapshot) -> Option<&'static str> {
+pub(crate) fn unavailable(address: &IpAddr, snapshot: &Snapshot) -> Option<&'static str> {
     let mut pools = snapshot.pools.iter();
     let Some(pool) = pools.find(|pool| pool.prefix.contains(address)) else {
         return Some("is in no pool");

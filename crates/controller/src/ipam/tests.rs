@@ -1,0 +1,1 @@
+//! Addresses are given once, whatever operators do.
