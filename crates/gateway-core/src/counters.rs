@@ -70,6 +70,30 @@ impl Counters {
             .sum()
     }
 
+    /// What was counted since `earlier`, a former copy of the same counters.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let traffic = |now: Traffic, then: Traffic| Traffic {
+            packets: now.packets.saturating_sub(then.packets),
+            bytes: now.bytes.saturating_sub(then.bytes),
+        };
+        let drops = |now: &[u64; DropReason::COUNT], then: &[u64; DropReason::COUNT]| {
+            std::array::from_fn(|reason| now[reason].saturating_sub(then[reason]))
+        };
+        Self {
+            to_vpc: traffic(self.to_vpc, earlier.to_vpc),
+            to_client: traffic(self.to_client, earlier.to_client),
+            dropped_to_vpc: drops(&self.dropped_to_vpc, &earlier.dropped_to_vpc),
+            dropped_to_client: drops(&self.dropped_to_client, &earlier.dropped_to_client),
+            icmp_errors: self.icmp_errors.saturating_sub(earlier.icmp_errors),
+            icmp_suppressed: self.icmp_suppressed.saturating_sub(earlier.icmp_suppressed),
+            echo_replies: self.echo_replies.saturating_sub(earlier.echo_replies),
+            audit_denied: self.audit_denied.saturating_sub(earlier.audit_denied),
+            flows_opened: self.flows_opened.saturating_sub(earlier.flows_opened),
+            mss_clamped: self.mss_clamped.saturating_sub(earlier.mss_clamped),
+        }
+    }
+
     /// Adds another shard's or session's counters to these.
     pub fn add(&mut self, other: &Self) {
         self.to_vpc.packets += other.to_vpc.packets;
@@ -92,5 +116,28 @@ impl Counters {
         self.audit_denied += other.audit_denied;
         self.flows_opened += other.flows_opened;
         self.mss_clamped += other.mss_clamped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_since_makes_up_the_difference() {
+        let mut earlier = Counters::default();
+        earlier.to_vpc.packets = 3;
+        earlier.dropped_to_client[1] = 2;
+        let mut more = Counters::default();
+        more.to_vpc.packets = 4;
+        more.to_client.bytes = 5;
+        more.dropped_to_vpc[0] = 6;
+        more.dropped_to_client[1] = 7;
+        (more.icmp_errors, more.icmp_suppressed, more.echo_replies) = (8, 9, 10);
+        (more.audit_denied, more.flows_opened, more.mss_clamped) = (11, 12, 13);
+        let mut now = earlier;
+        now.add(&more);
+        assert_eq!(now.since(&earlier), more);
+        assert_eq!(earlier.since(&now), Counters::default(), "never below zero");
     }
 }

@@ -152,6 +152,10 @@ pub enum EndReason {
     Suspended,
     /// The ingress point was removed from this gateway.
     IngressPointRemoved,
+    /// Its listener was removed, or has another hostname now.
+    ListenerRemoved,
+    /// The ingress point does not take the authentication method any more by which it came.
+    MethodRefused,
     /// Its address was taken away and there is no other one.
     AddressUnavailable,
     /// The gateway shuts down.
@@ -160,7 +164,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::ConnectionLost,
         Self::IdleTimeout,
@@ -170,6 +174,8 @@ impl EndReason {
         Self::AttachmentRemoved,
         Self::Suspended,
         Self::IngressPointRemoved,
+        Self::ListenerRemoved,
+        Self::MethodRefused,
         Self::AddressUnavailable,
         Self::Draining,
     ];
@@ -187,6 +193,8 @@ impl EndReason {
             Self::AttachmentRemoved => "attachment_removed",
             Self::Suspended => "suspended",
             Self::IngressPointRemoved => "ingress_point_removed",
+            Self::ListenerRemoved => "listener_removed",
+            Self::MethodRefused => "method_refused",
             Self::AddressUnavailable => "address_unavailable",
             Self::Draining => "draining",
         }
