@@ -16,6 +16,16 @@ pub(crate) enum Method {
     ClientCertificate,
 }
 
+impl Method {
+    /// Whether an ingress point with these methods takes it.
+    pub(crate) fn allowed_by(self, methods: AuthMethods) -> bool {
+        match self {
+            Self::ConcealedKey => methods.concealed_key,
+            Self::ClientCertificate => methods.client_certificate,
+        }
+    }
+}
+
 /// A proved identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -28,10 +38,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// Whether the ingress point takes this proof.
     pub(crate) fn allowed_by(&self, methods: AuthMethods) -> bool {
-        match self.method {
-            Method::ConcealedKey => methods.concealed_key,
-            Method::ClientCertificate => methods.client_certificate,
-        }
+        self.method.allowed_by(methods)
     }
 }
 

@@ -28,8 +28,17 @@ pub(crate) enum Command {
         /// Whether the device segments UDP.
         merge_udp: bool,
     },
-    /// The VPC is gone.
-    CloseVpc(VpcIndex),
+    /// The VPC's device is not served any more.
+    CloseVpc {
+        /// The VPC.
+        vpc: VpcIndex,
+        /// Dropped when the queue is closed: the device's name is free once all shards did so.
+        closing: Arc<()>,
+    },
+    /// The longest IP packet, in bytes, that fits into the fabric.
+    FabricMtu(usize),
+    /// Listeners or what they ask of clients changed: end the sessions that could not begin now.
+    Recheck,
     /// Listen on a port.
     OpenPort(Box<PortSetup>),
     /// Stop listening; connections on the port end.

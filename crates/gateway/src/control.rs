@@ -6,12 +6,15 @@ mod reports;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use masque_gateway_core::{Registry, Tables};
+use masque_gateway_core::{Ended, Registry, Tables};
 use masque_model::ObjectName;
 use masque_telemetry::MetricsError;
 use tokio::runtime::Handle;
@@ -54,6 +57,8 @@ pub(crate) struct Control {
     metrics: Metrics,
     started: Instant,
     fabric_mtu_bytes: AtomicUsize,
+    /// TUN devices that were opened again after somebody deleted them.
+    devices_reopened: AtomicU64,
     /// Where names are resolved.
     pub(crate) runtime: OnceLock<Handle>,
 }
@@ -81,6 +86,7 @@ impl Control {
             metrics: Metrics::new()?,
             started,
             fabric_mtu_bytes: AtomicUsize::new(usize::MAX),
+            devices_reopened: AtomicU64::new(0),
             runtime: OnceLock::new(),
         })
     }
@@ -101,16 +107,26 @@ impl Control {
         self.sites.load_full()
     }
 
-    /// Publishes what a change of manifests made.
-    pub(crate) fn publish(&self, tables: Arc<Tables>, sites: Sites) {
-        self.sites.store(Arc::new(sites));
+    /// Publishes what a change of manifests made: other tables, sessions that ended by it, other sites.
+    pub(crate) fn publish(&self, tables: Arc<Tables>, ended: &[Ended], sites: Sites) {
+        let former = self.sites.swap(Arc::new(sites));
         self.tables.store(Arc::clone(&tables));
         self.broadcast(|| Command::Tables(Arc::clone(&tables)));
+        // Before the sites are checked: these sessions have a better reason than their listener's end.
+        self.end(ended);
+        if *former != *self.sites() {
+            self.broadcast(|| Command::Recheck);
+        }
     }
 
     /// Publishes what reports say of devices and problems.
     pub(crate) fn publish_devices(&self, devices: Devices) {
         self.devices.store(Arc::new(devices));
+    }
+
+    /// A TUN device that somebody had deleted is open again.
+    pub(crate) fn device_reopened(&self) {
+        self.devices_reopened.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sends a command to every shard.

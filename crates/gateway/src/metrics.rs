@@ -1,11 +1,14 @@
 //! The gateway's metrics, filled from reports when somebody reads them.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
 
-use masque_gateway_core::{Counters, DropReason, Tables};
+use masque_gateway_core::{Counters, DropReason, Tables, VpcIndex};
 use masque_telemetry::{
     MetricsError, encode_text,
-    prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry},
+    prometheus::{CounterVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry},
     register_build_info,
 };
 
@@ -35,8 +38,19 @@ pub(crate) struct Metrics {
     snapshot_version: IntGaugeVec,
     problems: IntGaugeVec,
     decapsulation: IntGaugeVec,
-    /// Counters are set from totals; one reader at a time keeps them from going back.
-    reading: Mutex<()>,
+    devices_reopened: IntCounter,
+    /// One reader at a time keeps counters from going back.
+    reading: Mutex<Seen>,
+}
+
+/// What the last reading saw. A VPC's counters are the sum of differences, because ingress points come
+/// and go: each has its own [`VpcIndex`], which never comes again.
+#[derive(Debug, Default)]
+struct Seen {
+    /// By shard and ingress point; no more than the last reports had.
+    counters: BTreeMap<(u16, VpcIndex), Counters>,
+    /// The VPCs that have series.
+    vpcs: BTreeSet<String>,
 }
 
 impl Metrics {
@@ -109,8 +123,9 @@ impl Metrics {
                 "How packets leave SRv6.",
                 &["behavior"],
             )?,
+            devices_reopened: devices_reopened_counter(&registry)?,
             registry,
-            reading: Mutex::new(()),
+            reading: Mutex::new(Seen::default()),
         })
     }
 
@@ -124,11 +139,15 @@ impl Metrics {
         vpcs: &[VpcReport],
         tables: &Tables,
         devices: &Devices,
+        devices_reopened: u64,
     ) -> Result<String, MetricsError> {
-        let _one_reader = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.fill_vpcs(vpcs);
-        self.fill_counters(reports, tables);
+        self.fill_counters(reports, tables, &mut seen);
+        self.forget_vpcs(tables, &mut seen);
         self.fill_shards(reports);
+        let reopened = devices_reopened.saturating_sub(self.devices_reopened.get());
+        self.devices_reopened.inc_by(reopened);
         self.problems
             .with_label_values(&["error"])
             .set(signed(devices.errors));
@@ -175,35 +194,78 @@ impl Metrics {
         }
     }
 
-    fn fill_counters(&self, reports: &[ShardReport], tables: &Tables) {
-        // Several ingress points may lead to one VPC.
-        let mut sums = std::collections::BTreeMap::<String, Counters>::new();
+    fn fill_counters(&self, reports: &[ShardReport], tables: &Tables, seen: &mut Seen) {
         for report in reports {
+            let known = |index| (report.shard, index);
             for (index, counters) in &report.figures.vpcs {
-                if let Some(table) = tables.vpc(*index) {
-                    let sum = sums.entry(table.vpc().to_string()).or_default();
-                    sum.add(counters);
-                }
+                let Some(table) = tables.vpc(*index) else {
+                    continue;
+                };
+                let former = seen.counters.insert(known(*index), *counters);
+                let vpc = table.vpc().to_string();
+                self.add(&vpc, &counters.since(&former.unwrap_or_default()));
+                seen.vpcs.insert(vpc);
             }
         }
-        for (vpc, sum) in sums {
-            for (direction, traffic) in [("to_vpc", sum.to_vpc), ("from_vpc", sum.to_client)] {
-                raise(&self.packets, &[&vpc, direction], traffic.packets);
-                raise(&self.bytes, &[&vpc, direction], traffic.bytes);
+        seen.counters
+            .retain(|(_, index), _| tables.vpc(*index).is_some());
+    }
+
+    /// Adds what a shard counted since the last reading. Several ingress points may lead to one VPC.
+    fn add(&self, vpc: &str, more: &Counters) {
+        for (direction, traffic) in [("to_vpc", more.to_vpc), ("from_vpc", more.to_client)] {
+            let labels = &[vpc, direction];
+            self.packets
+                .with_label_values(labels)
+                .inc_by(traffic.packets);
+            self.bytes.with_label_values(labels).inc_by(traffic.bytes);
+        }
+        for reason in DropReason::ALL {
+            let drops = self.drops.with_label_values(&[vpc, reason.as_str()]);
+            drops.inc_by(more.dropped(*reason));
+        }
+        for (result, count) in [
+            ("sent", more.icmp_errors),
+            ("suppressed", more.icmp_suppressed),
+        ] {
+            self.icmp.with_label_values(&[vpc, result]).inc_by(count);
+        }
+        self.flows
+            .with_label_values(&[vpc])
+            .inc_by(more.flows_opened);
+        self.audit
+            .with_label_values(&[vpc])
+            .inc_by(more.audit_denied);
+    }
+
+    /// A VPC that the gateway does not run any more has no series: whoever reads them takes a later
+    /// beginning at zero for what it is.
+    fn forget_vpcs(&self, tables: &Tables, seen: &mut Seen) {
+        let run: BTreeSet<String> = tables.vpcs().map(|table| table.vpc().to_string()).collect();
+        for vpc in seen.vpcs.difference(&run) {
+            let forget = |counter: &IntCounterVec, labels: &[&str]| {
+                // One that was never there is gone as well.
+                let _gone = counter.remove_label_values(labels);
+            };
+            for direction in ["to_vpc", "from_vpc"] {
+                forget(&self.packets, &[vpc, direction]);
+                forget(&self.bytes, &[vpc, direction]);
             }
             for reason in DropReason::ALL {
-                raise(&self.drops, &[&vpc, reason.as_str()], sum.dropped(*reason));
+                forget(&self.drops, &[vpc, reason.as_str()]);
             }
-            raise(&self.icmp, &[&vpc, "sent"], sum.icmp_errors);
-            raise(&self.icmp, &[&vpc, "suppressed"], sum.icmp_suppressed);
-            raise(&self.flows, &[&vpc], sum.flows_opened);
-            raise(&self.audit, &[&vpc], sum.audit_denied);
+            for result in ["sent", "suppressed"] {
+                forget(&self.icmp, &[vpc, result]);
+            }
+            forget(&self.flows, &[vpc]);
+            forget(&self.audit, &[vpc]);
         }
+        seen.vpcs.retain(|vpc| run.contains(vpc));
     }
 
     fn fill_shards(&self, reports: &[ShardReport]) {
-        let mut requests = std::collections::BTreeMap::<&str, u64>::new();
-        let mut ends = std::collections::BTreeMap::<&str, u64>::new();
+        let mut requests = BTreeMap::<&str, u64>::new();
+        let mut ends = BTreeMap::<&str, u64>::new();
         for report in reports {
             let shard = report.shard.to_string();
             let figures = &report.figures;
@@ -240,6 +302,15 @@ fn register_counter(
     Ok(vec)
 }
 
+fn devices_reopened_counter(registry: &Registry) -> Result<IntCounter, MetricsError> {
+    let counter = IntCounter::new(
+        format!("{PREFIX}_tun_reopened_total"),
+        "TUN devices opened again after somebody had deleted them.",
+    )?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
 fn busy_poll_counter(registry: &Registry) -> Result<CounterVec, MetricsError> {
     let opts = Opts::new(
         format!("{PREFIX}_busy_poll_seconds_total"),
@@ -272,33 +343,4 @@ fn signed(count: usize) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_never_go_back() {
-        let metrics = Metrics::new().unwrap();
-        raise(&metrics.handovers, &["0"], 5);
-        raise(&metrics.handovers, &["0"], 3);
-        raise(&metrics.handovers, &["0"], 7);
-        assert_eq!(metrics.handovers.with_label_values(&["0"]).get(), 7);
-    }
-
-    #[test]
-    fn names_follow_the_conventions() {
-        let metrics = Metrics::new().unwrap();
-        let devices = Devices {
-            decapsulation: "End.DT46".to_owned(),
-            ..Devices::default()
-        };
-        let text = metrics
-            .text(&[], &[], &Tables::default(), &devices)
-            .unwrap();
-        for name in [
-            "masque_gateway_build_info",
-            "masque_gateway_decapsulation_info",
-        ] {
-            assert!(text.contains(name), "{text}");
-        }
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use masque_gateway_core::{DataplaneConfig, HopLimit, Now, Registry, RegistryConfig};
+use masque_netlink::LinkMonitor;
 use masque_transport::sockets::BusyPoll;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
@@ -51,7 +52,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
     };
     masque_telemetry::init_logs(args.log, &args.log_filter)
         .map_err(|e| Fatal::Usage(e.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // This thread changes the machine and may take its time over it; what others wait for (health,
+    // metrics, names being resolved) has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Fatal::Os {
@@ -167,6 +171,7 @@ struct Events {
     interrupt: Signal,
     hangup: Signal,
     watch: Watch,
+    links: LinkMonitor,
 }
 
 impl Events {
@@ -177,6 +182,10 @@ impl Events {
             interrupt: on(SignalKind::interrupt())?,
             hangup: on(SignalKind::hangup())?,
             watch: Watch::new(dir),
+            links: LinkMonitor::open().map_err(|error| Fatal::Os {
+                what: "cannot watch the network devices",
+                error,
+            })?,
         })
     }
 }
@@ -211,6 +220,10 @@ async fn serve(
                 }
                 if events.watch.changed() {
                     supervisor.reload(false)?;
+                }
+                // With the look, not with each change: those of one cause come together.
+                if !matches!(events.links.changed(), Ok(false)) {
+                    supervisor.links_changed();
                 }
                 // With the look, not with each session: thousands may come at one time.
                 let version = control.registry().addresses_version();

@@ -224,21 +224,17 @@ impl Shard {
 
     fn obey(&mut self, command: Command, at: Instant, now: Now) {
         match command {
-            Command::Tables(tables) => {
-                self.plane.set_tables(now, tables);
-                let mtu = u16::try_from(self.control.fabric_mtu_bytes()).unwrap_or(u16::MAX);
-                self.plane.set_fabric_mtu(mtu);
-            }
+            Command::Tables(tables) => self.plane.set_tables(now, tables),
+            Command::FabricMtu(bytes) => self.set_fabric_mtu(bytes),
+            Command::Recheck => self.recheck(now),
             Command::OpenVpc {
                 vpc,
                 queue,
                 merge_udp,
             } => self.open_vpc(vpc, queue, merge_udp),
-            Command::CloseVpc(vpc) => {
-                if let Some(port) = self.vpcs.remove(&vpc) {
-                    self.figures.tun_refused += port.flushed.refused;
-                    self.poller.remove(Source::Vpc(vpc), &port.queue);
-                }
+            Command::CloseVpc { vpc, closing } => {
+                self.close_vpc(vpc);
+                drop(closing);
             }
             Command::OpenPort(setup) => self.open_port(*setup, at),
             Command::ClosePort(port) => self.close_port(port, at),
@@ -262,12 +258,21 @@ impl Shard {
         }
     }
 
+    /// Serves a device; a former one of the same VPC is gone.
     fn open_vpc(&mut self, vpc: VpcIndex, queue: masque_tun::TunQueue, merge_udp: bool) {
+        self.close_vpc(vpc);
         if let Err(error) = self.poller.add(Source::Vpc(vpc), &queue) {
             tracing::error!(shard = self.id, %error, "cannot watch a TUN queue");
             return;
         }
         self.vpcs.insert(vpc, VpcPort::new(queue, merge_udp));
+    }
+
+    fn close_vpc(&mut self, vpc: VpcIndex) {
+        if let Some(port) = self.vpcs.remove(&vpc) {
+            self.figures.tun_refused += port.flushed.refused;
+            self.poller.remove(Source::Vpc(vpc), &port.queue);
+        }
     }
 
     fn open_port(&mut self, setup: crate::command::PortSetup, at: Instant) {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use masque_gateway_core::EndReason;
 use masque_model::{AuthMethods, ListenerProtocol, ObjectName, Snapshot};
 use masque_protocol::{PathTemplate, Scope, ScopeError, WELL_KNOWN_PATH};
 
-use crate::auth::authority;
+use crate::auth::{Method, authority};
 
 /// One ingress point on one port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Site {
     ingress_point: ObjectName,
     hostname: Option<String>,
@@ -20,7 +21,7 @@ struct Site {
 }
 
 /// Every port's sites; immutable, replaced whole.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sites {
     ports: BTreeMap<u16, Vec<Site>>,
 }
@@ -108,6 +109,31 @@ impl Sites {
     }
 }
 
+impl Sites {
+    /// Why a session that began on `authority` with this proof could not begin now; `None` if it
+    /// could. The path is only how it was found, and has no say.
+    pub(crate) fn refuses(
+        &self,
+        port: u16,
+        authority: &str,
+        point: &ObjectName,
+        method: Method,
+    ) -> Option<EndReason> {
+        let mut sites = self
+            .ports
+            .get(&port)
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .filter(|site| site.ingress_point == *point && site.answers_to(authority))
+            .peekable();
+        if sites.peek().is_none() {
+            return Some(EndReason::ListenerRemoved);
+        }
+        let allowed = sites.any(|site| method.allowed_by(site.auth));
+        (!allowed).then_some(EndReason::MethodRefused)
+    }
+}
+
 impl Site {
     fn answers_to(&self, text: &str) -> bool {
         match (&self.hostname, authority(text)) {
@@ -180,5 +206,23 @@ mod tests {
         assert_eq!(to("GW.example:4433"), ["p"]);
         assert_eq!(to("other.example:4433"), ["Misdirected"]);
         assert_eq!(to(""), ["Misdirected"]);
+    }
+
+    #[test]
+    fn a_session_needs_its_listener_and_its_method() {
+        let point = ObjectName::new("default", "p");
+        let at = |sites: &Sites, authority, method| sites.refuses(4433, authority, &point, method);
+        let mut now = sites(&[("p", "prod", Some("gw.example")), ("s", "stag", None)]);
+        let (key, certificate) = (Method::ConcealedKey, Method::ClientCertificate);
+        assert_eq!(at(&now, "gw.example:4433", key), None);
+        let removed = Some(EndReason::ListenerRemoved);
+        assert_eq!(at(&now, "former.example:4433", key), removed);
+        assert_eq!(now.refuses(4434, "gw.example", &point, key), removed);
+        for site in now.ports.get_mut(&4433).unwrap() {
+            site.auth.client_certificate = false;
+        }
+        assert_eq!(at(&now, "gw.example:4433", key), None);
+        let refused = Some(EndReason::MethodRefused);
+        assert_eq!(at(&now, "gw.example:4433", certificate), refused);
     }
 }

@@ -2,10 +2,11 @@
 //! takes it all away at the end. Lives on the main thread; the only one that changes anything
 //! outside of the process.
 
+mod devices;
 mod kernel;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -13,15 +14,14 @@ use std::{
 };
 
 use masque_controller::Snapshot;
-use masque_gateway_core::{Changes, Now, VpcIndex};
+use masque_gateway_core::{Changes, Now};
 use masque_model::ObjectName;
-use masque_netlink::{Kernel, NetlinkError};
-use masque_srv6::{KernelCapabilities, Slot};
+use masque_netlink::{Kernel, LinkState, NetlinkError};
+use masque_srv6::KernelCapabilities;
 use masque_transport::{
     MachineConfig, ShardId,
     sockets::{SocketOptions, UdpSocket},
 };
-use masque_tun::{TunConfig, TunDevice};
 
 use crate::{
     args::RunArgs,
@@ -32,9 +32,7 @@ use crate::{
     sites::Sites,
     source,
 };
-
-/// Every TUN device's name begins so.
-const TUN_PREFIX: &str = "mq";
+use devices::{Closing, VpcDevice};
 
 /// Secrets of this process.
 #[derive(Clone)]
@@ -43,14 +41,6 @@ pub(crate) struct Secrets {
     pub(crate) token: [u8; 32],
     /// Keys stateless resets; the same after a restart.
     pub(crate) reset: [u8; 32],
-}
-
-/// A VPC's device.
-#[derive(Debug)]
-struct VpcDevice {
-    index: VpcIndex,
-    slot: Slot,
-    name: String,
 }
 
 /// What exists outside of the process, and how to change it.
@@ -64,6 +54,12 @@ pub(crate) struct Supervisor {
     secrets: Secrets,
     snapshots: Vec<Snapshot>,
     vpcs: BTreeMap<ObjectName, VpcDevice>,
+    /// Slots whose queues some packet thread has yet to close.
+    closing: Vec<Closing>,
+    /// The device towards the fabric; empty before the first look.
+    underlay: String,
+    /// How the devices were when the kernel's state was last settled.
+    links: BTreeMap<String, Option<LinkState>>,
     ports: BTreeMap<u16, PortTls>,
     certificates: LastGood,
     decapsulation: &'static str,
@@ -105,6 +101,9 @@ impl Supervisor {
             secrets,
             snapshots: Vec::new(),
             vpcs: BTreeMap::new(),
+            closing: Vec::new(),
+            underlay: String::new(),
+            links: BTreeMap::new(),
             ports: BTreeMap::new(),
             certificates: LastGood::new(),
             decapsulation: "",
@@ -166,9 +165,11 @@ impl Supervisor {
             .collect();
         self.open_devices(&changes, first, &mut trouble)?;
         self.settle_kernel(&running, first)?;
-        self.control
-            .publish(Arc::clone(&changes.tables), Sites::new(&running));
-        self.control.end(&changes.ended);
+        self.control.publish(
+            Arc::clone(&changes.tables),
+            &changes.ended,
+            Sites::new(&running),
+        );
         self.control.update_all(&changes.updated);
         self.open_ports(certificates, first, &mut trouble)?;
         self.close_devices(&running);
@@ -255,91 +256,6 @@ impl Supervisor {
             );
         }
         changes
-    }
-
-    /// A TUN device for every new VPC, a queue for every shard.
-    fn open_devices(
-        &mut self,
-        changes: &Changes,
-        first: bool,
-        trouble: &mut Vec<String>,
-    ) -> Result<(), Fatal> {
-        for table in changes.tables.vpcs() {
-            let name = table.ingress_point();
-            if self
-                .vpcs
-                .get(name)
-                .is_some_and(|vpc| vpc.index == table.index())
-            {
-                continue;
-            }
-            let opened = self.open_device(table.index());
-            // An ingress point that leads to another VPC now gets another device. The former one
-            // kept its name until here, so that the new one cannot have it.
-            self.close_device(name);
-            match opened {
-                Ok(device) => {
-                    tracing::info!(ingress_point = %name, device = device.name, "TUN device");
-                    self.vpcs.insert(name.clone(), device);
-                }
-                Err(error) if first => return Err(Fatal::Permission(error.to_string())),
-                Err(error) => trouble.push(format!("VPCIngressPoint {name}: {error}")),
-            }
-        }
-        Ok(())
-    }
-
-    fn open_device(&self, index: VpcIndex) -> Result<VpcDevice, masque_tun::TunError> {
-        let taken: BTreeSet<u16> = self.vpcs.values().map(|vpc| vpc.slot.0).collect();
-        let slot = (0..u16::MAX)
-            .find(|slot| !taken.contains(slot))
-            .unwrap_or(u16::MAX);
-        let name = format!("{TUN_PREFIX}{slot}");
-        let config = TunConfig {
-            name,
-            queues: self.control.shards(),
-            offload: true,
-        };
-        let (device, queues) = TunDevice::open(&config)?;
-        let merge_udp = device.offloads.udp;
-        for (shard, queue) in queues.into_iter().enumerate() {
-            let shard = u16::try_from(shard).unwrap_or(u16::MAX);
-            self.control.send(
-                shard,
-                Command::OpenVpc {
-                    vpc: index,
-                    queue,
-                    merge_udp,
-                },
-            );
-        }
-        Ok(VpcDevice {
-            index,
-            slot: Slot(slot),
-            name: device.name,
-        })
-    }
-
-    /// VPCs that no manifest names any more: their queues close, and the device vanishes.
-    fn close_devices(&mut self, snapshots: &[Snapshot]) {
-        let wanted: BTreeSet<_> = snapshots.iter().map(|s| &s.ingress_point).collect();
-        let gone: Vec<ObjectName> = self
-            .vpcs
-            .keys()
-            .filter(|name| !wanted.contains(name))
-            .cloned()
-            .collect();
-        for name in gone {
-            self.close_device(&name);
-        }
-    }
-
-    /// Closes the queues of an ingress point's device, if it has one; the device vanishes with them.
-    fn close_device(&mut self, name: &ObjectName) {
-        if let Some(device) = self.vpcs.remove(name) {
-            tracing::info!(ingress_point = %name, device = device.name, "TUN device closed");
-            self.control.broadcast(|| Command::CloseVpc(device.index));
-        }
     }
 
     /// Sockets for new ports, certificates for all.

@@ -130,8 +130,11 @@ impl Control {
         self.fabric_mtu_bytes.load(Ordering::Relaxed)
     }
 
-    /// The underlay's MTU is known.
+    /// The underlay's MTU is known, or another one: sessions learn it at once.
     pub(crate) fn set_fabric_mtu_bytes(&self, bytes: usize) {
-        self.fabric_mtu_bytes.store(bytes, Ordering::Relaxed);
+        if self.fabric_mtu_bytes.swap(bytes, Ordering::Relaxed) != bytes {
+            tracing::info!(bytes, "longest packet that the fabric carries");
+            self.broadcast(|| Command::FabricMtu(bytes));
+        }
     }
 }

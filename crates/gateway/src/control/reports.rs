@@ -1,5 +1,7 @@
 //! What the gateway says of itself.
 
+use std::sync::atomic::Ordering;
+
 use masque_telemetry::MetricsError;
 use tokio::sync::oneshot;
 
@@ -50,6 +52,7 @@ impl Control {
             &self.vpc_reports(),
             &self.tables(),
             &self.devices.load(),
+            self.devices_reopened.load(Ordering::Relaxed),
         )
     }
 

@@ -11,14 +11,20 @@ use masque_transport::ConnId;
 use super::{
     Shard,
     requests::{CONTEXT_BYTES, MIN_MTU_BYTES},
-    tunnels::{Tunnel, TunnelKey},
+    tunnels::{Origin, Tunnel, TunnelKey},
 };
 use crate::report::{SessionReport, Traffic};
 
 impl Shard {
     /// Answers 200 and says at once what the client has: many never ask (ADDRESS_ASSIGN and
     /// ROUTE_ADVERTISEMENT unasked, RFC 9484 §4.7.1).
-    pub(super) fn open_tunnel(&mut self, index: usize, key: TunnelKey, grant: Grant, at: Instant) {
+    pub(super) fn open_tunnel(
+        &mut self,
+        index: usize,
+        key: TunnelKey,
+        (grant, origin): (Grant, Origin),
+        at: Instant,
+    ) {
         let now = self.now(at);
         let session = grant.session;
         let accepted = self.ports[index]
@@ -58,6 +64,7 @@ impl Shard {
             key,
             protocol,
             grant,
+            origin,
             slot,
             since: at,
             mtu_bytes,
@@ -185,6 +192,36 @@ impl Shard {
             self.update_mtu(index, key.conn);
         }
         self.pump_tunnel(key, now);
+    }
+
+    /// Listeners or authentication methods changed: ends the sessions that could not begin now.
+    pub(super) fn recheck(&mut self, now: Now) {
+        let sites = self.control.sites();
+        let over: Vec<(TunnelKey, EndReason)> = self
+            .tunnels
+            .iter()
+            .filter_map(|tunnel| {
+                let (key, origin) = (tunnel.key, &tunnel.origin);
+                let point = &tunnel.grant.ingress_point;
+                let reason = sites.refuses(key.port, &origin.authority, point, origin.method)?;
+                Some((key, reason))
+            })
+            .collect();
+        for (key, reason) in over {
+            self.abort_tunnel(key, reason, now);
+        }
+    }
+
+    /// The fabric carries packets of another length: judge by it, and by the tunnels' MTUs that follow
+    /// from it.
+    pub(super) fn set_fabric_mtu(&mut self, bytes: usize) {
+        self.plane
+            .set_fabric_mtu(u16::try_from(bytes).unwrap_or(u16::MAX));
+        for key in self.tunnels.keys() {
+            if let Some(index) = self.ports.iter().position(|p| p.number() == key.port) {
+                self.update_mtu(index, key.conn);
+            }
+        }
     }
 
     /// A connection's datagrams have another size.

@@ -12,7 +12,10 @@ use masque_model::{IpNet, ListenerProtocol, ObjectName};
 use masque_protocol::{ProxyError, ProxyStatus, Scope, Target, request};
 use masque_transport::{CloseReason, ConnId, Event};
 
-use super::{Drain, Shard, tunnels::TunnelKey};
+use super::{
+    Drain, Shard,
+    tunnels::{Origin, TunnelKey},
+};
 use crate::{
     auth::{self, Identity},
     sites::Destination,
@@ -40,7 +43,7 @@ pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is done with a request.
 enum Decision {
     /// A tunnel.
-    Accept(Box<Grant>),
+    Accept(Box<(Grant, Origin)>),
     /// This answer; the label counts it.
     Refuse(ResponseHead, &'static str),
     /// The name is resolved first (RFC 9484 §4.1).
@@ -309,7 +312,13 @@ impl Shard {
             (Target::Prefix(prefix), _) => Some(vec![*prefix]),
             (Target::Any, _) => None,
         };
-        self.admit(&identity, &points, key.port, &scope, targets, room, now)
+        match self.admit(&identity, &points, key.port, &scope, targets, room, now) {
+            Ok(grant) => {
+                let (method, authority) = (identity.method, authority.to_owned());
+                Decision::Accept(Box::new((grant, Origin { method, authority })))
+            }
+            Err(refused) => refused,
+        }
     }
 
     #[expect(
@@ -325,16 +334,16 @@ impl Shard {
         targets: Option<Vec<IpNet>>,
         room_bytes: usize,
         now: Now,
-    ) -> Decision {
+    ) -> Result<Grant, Decision> {
         // RFC 9484 §7.2: a tunnel whose datagrams cannot carry 1280 bytes is no IPv6 link.
         if room_bytes < MIN_MTU_BYTES + CONTEXT_BYTES {
             let details = "the path's MTU is too small for a tunnel of 1280 bytes";
-            return refuse(
+            return Err(refuse(
                 502,
                 ProxyError::DestinationUnavailable,
                 details,
                 "mtu_too_low",
-            );
+            ));
         }
         let only = if points.len() == 1 {
             points.first().map(ToString::to_string)
@@ -353,10 +362,9 @@ impl Shard {
             ipv4: true,
             ipv6: true,
         };
-        match self.control.admit(now, &request) {
-            Ok(grant) => Decision::Accept(Box::new(grant)),
-            Err(refusal) => refused(&refusal),
-        }
+        self.control
+            .admit(now, &request)
+            .map_err(|refusal| refused(&refusal))
     }
 
     fn resolve(
@@ -387,9 +395,9 @@ impl Shard {
 
     fn carry_out(&mut self, index: usize, key: TunnelKey, decision: Decision, at: Instant) {
         match decision {
-            Decision::Accept(grant) => {
+            Decision::Accept(accepted) => {
                 self.figures.count_request("accepted");
-                self.open_tunnel(index, key, *grant, at);
+                self.open_tunnel(index, key, *accepted, at);
             }
             Decision::Refuse(head, label) => {
                 self.figures.count_request(label);

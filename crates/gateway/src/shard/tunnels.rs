@@ -8,6 +8,8 @@ use masque_protocol::Session;
 use masque_transport::ConnId;
 use slab::Slab;
 
+use crate::auth::Method;
+
 /// Where a tunnel's packets go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TunnelKey {
@@ -19,6 +21,15 @@ pub(crate) struct TunnelKey {
     pub(crate) stream: StreamId,
 }
 
+/// How a tunnel's client came: what must still be allowed for it to stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// How it proved its key.
+    pub(crate) method: Method,
+    /// The request's `:authority`.
+    pub(crate) authority: String,
+}
+
 /// One accepted CONNECT-IP request.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -28,6 +39,8 @@ pub(crate) struct Tunnel {
     pub(crate) protocol: Session,
     /// What it may do.
     pub(crate) grant: Arc<Grant>,
+    /// How its client came.
+    pub(crate) origin: Origin,
     /// Its place in the dataplane.
     pub(crate) slot: SlotId,
     /// When it was accepted.

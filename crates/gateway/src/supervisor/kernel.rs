@@ -20,7 +20,9 @@ impl Supervisor {
         snapshots: &[Snapshot],
         first: bool,
     ) -> Result<(), Fatal> {
-        match self.apply_kernel(snapshots) {
+        let applied = self.apply_kernel(snapshots);
+        self.note_links();
+        match applied {
             Ok(decapsulation) => {
                 self.decapsulation = decapsulation;
                 self.control.kernel_state(None);
@@ -34,8 +36,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Puts back what somebody else took out of the kernel's state.
+    /// Puts back what somebody else took away: devices, and the kernel's state.
     pub(crate) fn repair(&mut self) {
+        self.reopen_devices();
         let snapshots = std::mem::take(&mut self.snapshots);
         // Not the first time: what fails is told in the status.
         let _told_in_the_status = self.settle_kernel(&snapshots, false);
@@ -43,13 +46,14 @@ impl Supervisor {
     }
 
     /// Rules, tables, routes and SIDs: observe, compare, change.
-    fn apply_kernel(&self, snapshots: &[Snapshot]) -> Result<&'static str, Fatal> {
+    fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<&'static str, Fatal> {
         // Without any VPC there is no fabric to look for: everything goes.
         let underlay = if snapshots.is_empty() {
             String::new()
         } else {
-            self.underlay(snapshots)?
+            self.find_underlay(snapshots)?
         };
+        self.underlay.clone_from(&underlay);
         let links: Vec<VpcLinks<'_>> = snapshots
             .iter()
             .filter_map(|snapshot| {
@@ -96,7 +100,7 @@ impl Supervisor {
     }
 
     /// The device towards the fabric, and its MTU.
-    fn underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
+    fn find_underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
         let name = match &self.args.underlay {
             Some(name) => name.clone(),
             None => self.underlay_by_route(snapshots)?,
