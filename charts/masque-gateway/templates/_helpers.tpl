@@ -36,7 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 - apiGroups: [networking.datumapis.com]
   resources: [connectorattachments/status, vpcaccesspolicies/status, vpcingresspoints/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Owner references that block deletion need this where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [networking.datumapis.com]
   resources: [vpcingresspoints/finalizers]
@@ -54,9 +54,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [get, list, watch]
-- apiGroups: [discovery.k8s.io]
-  resources: [endpointslices]
   verbs: [get, list, watch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
@@ -86,10 +83,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [create, delete, patch]
-# Certificates: those that it issues, and those that listeners name.
+# Certificates: those that it issues, and those that listeners name. Names are not known beforehand, and roles know no
+# prefixes; there is no list and no watch.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [create, delete, get, patch]
+  verbs: [create, get, patch]
 {{- end }}
 
 {{- /* What is cluster-scoped. */}}

@@ -1,0 +1,45 @@
+-- Health of a ConnectorAttachment in Argo CD. A client that is away is no fault: Connected does not count.
+local needsPerson = { AddressUnavailable = true, PoolExhausted = true, RejectedByGateway = true, SnapshotTooLarge = true }
+local hs = { status = "Progressing", message = "Waiting for the operator" }
+local status = obj.status
+if status == nil or status.conditions == nil or status.observedGeneration == nil then
+  return hs
+end
+if status.observedGeneration ~= obj.metadata.generation then
+  hs.message = "The operator has not seen generation " .. tostring(obj.metadata.generation) .. " yet"
+  return hs
+end
+if obj.spec ~= nil and obj.spec.suspend == true then
+  return { status = "Suspended", message = "spec.suspend is true" }
+end
+local by = {}
+for _, condition in ipairs(status.conditions) do
+  by[condition.type] = condition
+end
+local function is(type, value)
+  return by[type] ~= nil and by[type].status == value
+end
+local function says(type)
+  return type .. ": " .. (by[type].reason or "") .. ": " .. (by[type].message or "")
+end
+for _, type in ipairs({ "Accepted", "ResolvedRefs" }) do
+  if is(type, "False") then
+    return { status = "Degraded", message = says(type) }
+  end
+end
+if is("Programmed", "False") and needsPerson[by.Programmed.reason or ""] then
+  return { status = "Degraded", message = says("Programmed") }
+end
+if is("Stalled", "True") then
+  return { status = "Degraded", message = says("Stalled") }
+end
+if is("Reconciling", "True") then
+  return { status = "Progressing", message = says("Reconciling") }
+end
+if is("Ready", "True") then
+  return { status = "Healthy", message = by.Ready.message or "" }
+end
+if by.Ready ~= nil then
+  hs.message = says("Ready")
+end
+return hs
