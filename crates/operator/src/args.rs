@@ -28,6 +28,9 @@ pub(crate) struct Cli {
     /// When the image of the gateway pods is pulled.
     #[arg(long, env = "MASQUE_GATEWAY_IMAGE_PULL_POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub(crate) image_pull_policy: Option<String>,
+    /// Which log lines gateway pods write.
+    #[arg(long, env = "MASQUE_GATEWAY_LOG_FILTER", default_value = "info")]
+    pub(crate) gateway_log_filter: String,
     /// Where gateway pods connect; only the leader listens there.
     #[arg(
         long,
@@ -59,6 +62,13 @@ impl Cli {
                 self.stream_address.port()
             )
         })
+    }
+
+    /// The host that gateway pods dial, when it was given: the stream's certificate names it.
+    pub(crate) fn stream_host(&self) -> Option<String> {
+        let url: http::Uri = self.stream_url.as_deref()?.parse().ok()?;
+        let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+        Some(host.to_owned())
     }
 }
 

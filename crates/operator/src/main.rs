@@ -3,15 +3,28 @@
 //!
 //! This file only dispatches; [`run`] wires the parts of a running operator.
 
+mod addresses;
 mod admin;
+mod apply;
 mod args;
+mod certificates;
 mod client;
 mod index;
 mod kinds;
+mod leader;
 mod lease;
 mod metrics;
+mod reconcile;
+mod retry;
 mod run;
+mod secrets;
+mod status_writer;
+mod statuses;
+mod tokens;
+mod versions;
+mod view;
 mod watches;
+mod writer;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use crate::{
     args::{Cli, OPERATOR_NAME},
     client,
     index::SharedIndex,
+    leader,
     lease::Election,
     metrics::Metrics,
     watches,
@@ -55,11 +56,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), RunError> {
         })?;
     let stop = stop_signal()?;
     let server = tokio::spawn(serve_admin(listener, admin.clone(), stop.clone()));
-    let mut until = stop.clone();
-    tokio::select! {
-        () = operate(&cli, client, &admin, stop.clone()) => {}
-        _ = until.wait_for(|stop| *stop) => {}
-    }
+    operate(&cli, client, &admin, stop).await;
     // Ends at the same signal.
     let _ended = server.await;
     Ok(())
@@ -98,20 +95,50 @@ async fn serve_admin(listener: TcpListener, admin: Arc<Admin>, stop: watch::Rece
 /// Waits for what is needed, then follows the API server and leads when it is our turn.
 async fn operate(cli: &Cli, client: Client, admin: &Arc<Admin>, stop: watch::Receiver<bool>) {
     let metrics = admin.metrics.clone();
-    watches::wait_for_crds(&client, |missing| report_missing(admin, missing)).await;
+    tokio::select! {
+        () = watches::wait_for_crds(&client, |missing| report_missing(admin, missing)) => {}
+        () = stopped(stop.clone()) => return,
+    }
     let index = SharedIndex::default();
     let _watches = watches::start(&client, cli.namespace.as_deref(), &index, &metrics);
-    while !index.lock().synced() {
-        index.changed().await;
+    tokio::select! {
+        () = synced(&index) => {}
+        () = stopped(stop.clone()) => return,
     }
     admin.waits_for(None);
-    let (election, _leadership) = Election::new(
+    let (election, mut leadership) = Election::new(
         client.clone(),
         &cli.lease_namespace,
         OPERATOR_NAME,
         identity(&cli.pod_name),
     );
-    election.run(stopped(stop)).await;
+    let election = tokio::spawn(election.run(stopped(stop.clone())));
+    let leading = async {
+        while leadership.gained().await {
+            metrics.leader.set(1);
+            let term = leader::term(cli, &client, &index, &metrics, &leadership);
+            let mut until = leadership.clone();
+            tokio::select! {
+                () = term => {}
+                () = until.lost() => {}
+            }
+            metrics.leader.set(0);
+        }
+    };
+    tokio::select! {
+        () = leading => {}
+        () = stopped(stop) => {}
+    }
+    // Gives the Lease back: after the last write.
+    if let Err(error) = election.await {
+        tracing::error!(%error, "the election ended");
+    }
+}
+
+async fn synced(index: &SharedIndex) {
+    while !index.lock().synced() {
+        index.changed().await;
+    }
 }
 
 fn report_missing(admin: &Admin, missing: &[String]) {

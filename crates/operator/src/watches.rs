@@ -221,7 +221,8 @@ fn put<K: Resource>(shelf: &mut Shelf<K>, event: Event<DeserializeGuard<K>>) -> 
     }
 }
 
-fn seen<K: Resource>(object: DeserializeGuard<K>) -> Seen<K> {
+/// An object as the index keeps it.
+pub(crate) fn seen<K: Resource>(object: DeserializeGuard<K>) -> Seen<K> {
     match object.0 {
         Ok(mut object) => {
             // Half of a small object's size, and nobody reads it.

@@ -1,0 +1,298 @@
+//! Gives addresses to attachments: [`ipam`] decides, this writes.
+//!
+//! First the ledger of an ingress point, then the attachment's status; both name the version they
+//! were decided on, so that a former leader that still writes cannot give an address twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::DeserializeGuard,
+};
+use masque_api::{API_VERSION, ConnectorAttachment, VPCIngressPoint};
+use masque_controller::{
+    children::child_metadata,
+    ipam::{self, AddressWrite, AssignOutcome, Held, Ledger, ledger_name},
+};
+use masque_model::{ObjectName, Snapshot};
+use serde_json::json;
+
+use crate::{
+    apply::outcome,
+    certificates::now_unix_s,
+    client::{CallError, call},
+    index::{Index, name_of},
+    kinds::ChildKind,
+    view::View,
+    watches::seen,
+    writer::Writer,
+};
+
+/// The field manager of addresses.
+pub(crate) const IPAM_MANAGER: &str = "masque-operator/ipam";
+
+/// Writes under way at one time.
+const CONCURRENT: usize = 16;
+
+/// After a write that did not succeed: by then the watch has told why.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Gives addresses, and remembers who held which.
+pub(crate) struct Addresses {
+    writer: Writer,
+    before: Held,
+}
+
+/// What a round came to.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// What became of each attachment.
+    pub(crate) outcomes: Vec<AssignOutcome>,
+    /// When to try again what could not be written.
+    pub(crate) again: Option<Instant>,
+    /// Writes that did not succeed.
+    pub(crate) failed: usize,
+}
+
+impl Addresses {
+    /// Nothing is known yet of who held what.
+    pub(crate) fn new(writer: Writer) -> Self {
+        Self {
+            writer,
+            before: Held::default(),
+        }
+    }
+
+    /// Fills in the addresses in force, and writes those to give next.
+    pub(crate) async fn round(&mut self, snapshots: &mut [Snapshot], view: &View) -> Given {
+        let held = self.held();
+        let (mut ledgers, versions, unusable) = self.ledgers(snapshots);
+        for snapshot in snapshots.iter() {
+            // Nobody gets an address by a ledger that cannot be read.
+            if unusable.contains(&snapshot.ingress_point) {
+                let closed = Ledger {
+                    as_of: u64::MAX,
+                    ..Ledger::default()
+                };
+                ledgers.insert(snapshot.ingress_point.clone(), closed);
+            }
+        }
+        let assigned = ipam::assign(snapshots, &held, &self.before, &ledgers, now_unix_s());
+        let mut given = Given {
+            outcomes: assigned.outcomes,
+            ..Given::default()
+        };
+        let mut written = BTreeSet::new();
+        let wanted = assigned.ledgers.len();
+        for (point, ledger) in assigned.ledgers {
+            if !unusable.contains(&point)
+                && self
+                    .write_ledger(&point, &ledger, versions.get(&point), view)
+                    .await
+            {
+                written.insert(point);
+            }
+        }
+        if written.len() == wanted {
+            self.before = held;
+        } else {
+            given.failed += wanted - written.len();
+        }
+        let ready = |write: &AddressWrite| write.after.iter().all(|point| written.contains(point));
+        let writes: Vec<_> = assigned
+            .writes
+            .into_iter()
+            .filter(|(_, write)| ready(write))
+            .collect();
+        given.failed += self.write_addresses(writes).await;
+        if given.failed > 0 {
+            given.again = Some(Instant::now() + RETRY);
+        }
+        given
+    }
+
+    /// What every attachment holds, also those that are being deleted. One that cannot be read now
+    /// holds what it held.
+    fn held(&self) -> Held {
+        let index = self.writer.index.lock();
+        let readable = index.attachments.read().map(|(_, object)| &**object);
+        let mut held = Held::new(readable, self.before.seen_version);
+        for (name, _, _) in index.attachments.unreadable() {
+            if let Some(holder) = self.before.holders.get(name) {
+                held.holders.insert(name.clone(), holder.clone());
+            }
+        }
+        held
+    }
+
+    /// The ledgers of these Snapshots, the versions they were read at, and those that cannot be
+    /// read.
+    fn ledgers(
+        &self,
+        snapshots: &[Snapshot],
+    ) -> (
+        BTreeMap<ObjectName, Ledger>,
+        BTreeMap<ObjectName, String>,
+        BTreeSet<ObjectName>,
+    ) {
+        let index = self.writer.index.lock();
+        let mut ledgers = BTreeMap::new();
+        let mut versions = BTreeMap::new();
+        let mut unusable = BTreeSet::new();
+        for snapshot in snapshots {
+            let point = &snapshot.ingress_point;
+            let Some(object) = stored(&index, point) else {
+                continue;
+            };
+            if let Some(version) = object.resource_version() {
+                versions.insert(point.clone(), version);
+            }
+            let data = object.data.get("data").cloned().unwrap_or_default();
+            let data: Option<BTreeMap<String, String>> = serde_json::from_value(data).ok();
+            match Ledger::from_data(data.as_ref()) {
+                Ok(ledger) => {
+                    ledgers.insert(point.clone(), ledger);
+                }
+                Err(error) => {
+                    let config_map = ledger_name(&point.name);
+                    tracing::warn!(%error, namespace = point.namespace, config_map, "no addresses are given");
+                    unusable.insert(point.clone());
+                }
+            }
+        }
+        (ledgers, versions, unusable)
+    }
+
+    /// Writes a ledger as it follows the one at `version`; whether it was written.
+    async fn write_ledger(
+        &self,
+        point: &ObjectName,
+        ledger: &Ledger,
+        version: Option<&String>,
+        view: &View,
+    ) -> bool {
+        let owner = view
+            .points
+            .iter()
+            .find(|object| name_of(&object.metadata) == *point);
+        let Some(owner) = owner.filter(|_| self.writer.leadership.holds()) else {
+            return false;
+        };
+        match self.replace_ledger(owner, ledger, version).await {
+            Ok(object) => {
+                let mut index = self.writer.index.lock();
+                index.children_mut(ChildKind::ConfigMap).put(seen(object));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, %point, "the ledger of addresses could not be written");
+                false
+            }
+        }
+    }
+
+    async fn replace_ledger(
+        &self,
+        owner: &VPCIngressPoint,
+        ledger: &Ledger,
+        version: Option<&String>,
+    ) -> Result<DeserializeGuard<DynamicObject>, CallError> {
+        let point = name_of(&owner.metadata);
+        let name = ledger_name(&point.name);
+        let mut object = ConfigMap {
+            metadata: child_metadata(owner, name.clone()),
+            data: Some(ledger.to_data()),
+            ..ConfigMap::default()
+        };
+        object.metadata.resource_version = version.cloned();
+        let value = serde_json::to_value(&object).and_then(serde_json::from_value);
+        let object: DynamicObject = value.map_err(kube::Error::SerdeError)?;
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            self.writer.client.clone(),
+            &point.namespace,
+            &ChildKind::ConfigMap.resource(),
+        );
+        let params = PostParams {
+            field_manager: Some(IPAM_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let object = match version {
+            Some(_) => call(api.replace(&name, &params, &object)).await?,
+            None => call(api.create(&params, &object)).await?,
+        };
+        Ok(DeserializeGuard(Ok(object)))
+    }
+
+    /// Writes addresses into statuses; how many could not be written.
+    async fn write_addresses(&self, writes: Vec<(ObjectName, AddressWrite)>) -> usize {
+        let failed = Mutex::new(0);
+        futures_util::stream::iter(writes)
+            .for_each_concurrent(CONCURRENT, |(name, write)| {
+                let failed = &failed;
+                async move {
+                    if !self.writer.leadership.holds() {
+                        return;
+                    }
+                    let result = self.write_address(&name, &write).await;
+                    let labels = |outcome| ["ConnectorAttachment", outcome];
+                    let writes = &self.writer.metrics.status_writes;
+                    match result {
+                        Ok(object) => {
+                            writes.with_label_values(&labels("written")).inc();
+                            tracing::info!(attachment = %name, addresses = ?write.addresses, "addresses given");
+                            self.writer.index.lock().attachments.put(seen(object));
+                            self.writer.index.ring();
+                        }
+                        Err(error) => {
+                            writes.with_label_values(&labels(outcome(&error))).inc();
+                            tracing::warn!(%error, attachment = %name, "addresses could not be written");
+                            *failed.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                        }
+                    }
+                }
+            })
+            .await;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write_address(
+        &self,
+        name: &ObjectName,
+        write: &AddressWrite,
+    ) -> Result<DeserializeGuard<ConnectorAttachment>, CallError> {
+        let ipv4 = write.addresses.iter().find(|address| address.is_ipv4());
+        let patch = json!({
+            "apiVersion": API_VERSION,
+            "kind": "ConnectorAttachment",
+            "metadata": {"resourceVersion": write.version.to_string()},
+            "status": {
+                "assignedIP": ipv4.or(write.addresses.first()),
+                "assignedIPs": write.addresses,
+            },
+        });
+        let api: Api<DeserializeGuard<ConnectorAttachment>> =
+            Api::namespaced(self.writer.client.clone(), &name.namespace);
+        let params = PatchParams::apply(IPAM_MANAGER).force();
+        call(api.patch_status(&name.name, &params, &Patch::Apply(&patch))).await
+    }
+}
+
+/// The ConfigMap with the ledger of an ingress point, as last seen.
+fn stored<'a>(index: &'a Index, point: &ObjectName) -> Option<&'a DynamicObject> {
+    let name = ObjectName::new(&point.namespace, ledger_name(&point.name));
+    index
+        .child(ChildKind::ConfigMap, &name)
+        .map(|object| &**object)
+}
+
+/// Whether this ConfigMap is a ledger, which no pruning may touch.
+pub(crate) fn is_ledger(point: &ObjectName, kind: ChildKind, name: &ObjectName) -> bool {
+    kind == ChildKind::ConfigMap && name.name == ledger_name(&point.name)
+}

@@ -1,0 +1,364 @@
+//! The operator's CA, and the Secrets that it issues: for the stream, for pods, for listeners.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use masque_api::VPCIngressPoint;
+use masque_controller::children::{
+    child_metadata, child_name, client_ca_name, listener_secret_name, stream_secret_name,
+};
+use masque_model::ObjectName;
+use masque_stream::{
+    Authority, AuthorityPem, CertificateError, Issued, RotationStep, ServerTls, Subject, TlsError,
+};
+
+use crate::{
+    apply::CHILDREN_MANAGER,
+    args::OPERATOR_NAME,
+    client::{CallError, call, is_conflict, is_not_found},
+    index::name_of,
+};
+
+/// The Secret of the CA.
+pub(crate) const CA_SECRET: &str = "masque-operator-ca";
+
+/// Secrets that were found current are read again after this long: somebody may have deleted them.
+const FRESH: Duration = Duration::from_secs(300);
+
+/// A Secret that could not be read or written is tried again after this long.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Keys of Secrets.
+const CA_CRT: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+const PREVIOUS_CRT: &str = "previous.crt";
+const CROSS_CRT: &str = "cross.crt";
+const TLS_CRT: &str = "tls.crt";
+const TLS_KEY: &str = "tls.key";
+
+/// Why the CA or a certificate cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorityError {
+    /// The API server.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// What is stored is of no use.
+    #[error("the Secret {CA_SECRET}: {0}")]
+    Certificate(#[from] CertificateError),
+    /// What was issued is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The CA and what it issued, while this process leads.
+pub(crate) struct Certificates {
+    client: Client,
+    namespace: String,
+    authority: Authority,
+    /// What the Secret of the CA was read at.
+    version: Option<String>,
+    server_names: Vec<String>,
+    tls: ServerTls,
+    /// Secrets that were current, by name, and until when they are taken so. With what they were
+    /// issued for: the CA and the names.
+    known: BTreeMap<ObjectName, (String, Instant)>,
+}
+
+/// One Secret that there should be.
+struct Wanted {
+    name: String,
+    type_: &'static str,
+    subject: Subject,
+}
+
+impl Certificates {
+    /// Reads the CA, or makes it: of two operators that begin together one gets 409 and reads the
+    /// other's.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; nothing can be issued before it passes.
+    pub(crate) async fn load(
+        client: Client,
+        namespace: &str,
+        extra_name: Option<&str>,
+    ) -> Result<Self, AuthorityError> {
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let secret = match call(api.get(CA_SECRET)).await {
+            Ok(secret) => secret,
+            Err(error) if is_not_found(&error) => create(&api).await?,
+            Err(error) => return Err(error.into()),
+        };
+        let authority = Authority::from_pem(pem_of(&secret))?;
+        let mut server_names = vec![
+            OPERATOR_NAME.to_owned(),
+            format!("{OPERATOR_NAME}.{namespace}.svc"),
+            format!("{OPERATOR_NAME}.{namespace}.svc.cluster.local"),
+        ];
+        server_names.extend(extra_name.map(str::to_owned));
+        let issued = authority.issue(&Subject::Server(server_names.clone()), now_unix_s())?;
+        Ok(Self {
+            client,
+            namespace: namespace.to_owned(),
+            tls: ServerTls::new(&issued, &authority.bundle())?,
+            version: secret.metadata.resource_version,
+            authority,
+            server_names,
+            known: BTreeMap::new(),
+        })
+    }
+
+    /// What the stream's server shows and trusts; kept up to date by [`Self::renew`].
+    pub(crate) fn tls(&self) -> ServerTls {
+        self.tls.clone()
+    }
+
+    /// Rotates the CA when it is time, and gives the server a fresh certificate. Call it about
+    /// every hour.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; the former CA stays.
+    pub(crate) async fn renew(&mut self) -> Result<(), AuthorityError> {
+        let now = now_unix_s();
+        let next = match self.authority.due(now) {
+            RotationStep::Keep => None,
+            RotationStep::Rotate => Some(self.authority.rotate(now)?),
+            RotationStep::RetirePrevious => Some(self.authority.retire_previous()?),
+        };
+        if let Some(next) = next {
+            // Stored first: what is issued must outlive this process.
+            let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+            let mut secret = ca_secret(next.pem());
+            secret.metadata.resource_version = self.version.clone();
+            let stored = call(api.replace(CA_SECRET, &PostParams::default(), &secret)).await?;
+            self.version = stored.metadata.resource_version;
+            self.authority = next;
+            self.known.clear();
+            tracing::info!(
+                expires_unix_s = self.authority.expires_unix_s(),
+                "the CA was rotated"
+            );
+        }
+        let subject = Subject::Server(self.server_names.clone());
+        let issued = self.authority.issue(&subject, now)?;
+        self.tls.replace(&issued, &self.authority.bundle())?;
+        Ok(())
+    }
+
+    /// The ConfigMap with the CA for clients.
+    pub(crate) fn client_ca(&self, point: &VPCIngressPoint) -> ConfigMap {
+        let name = point.metadata.name.as_deref().unwrap_or_default();
+        ConfigMap {
+            metadata: child_metadata(point, client_ca_name(name)),
+            data: Some([(CA_CRT.to_owned(), self.authority.bundle())].into()),
+            ..ConfigMap::default()
+        }
+    }
+
+    /// Makes the Secrets of one ingress point current. When something could not be done, when to
+    /// try again.
+    pub(crate) async fn ensure(
+        &mut self,
+        point: &VPCIngressPoint,
+        hosts: &BTreeSet<String>,
+    ) -> Option<Instant> {
+        let point_name = name_of(&point.metadata);
+        let mut again = None;
+        for wanted in wanted(&point_name, hosts) {
+            let key = ObjectName::new(&point_name.namespace, &wanted.name);
+            let state = format!(
+                "{}{:?}{:?}",
+                self.authority.bundle(),
+                wanted.subject,
+                point.metadata.uid
+            );
+            let now = Instant::now();
+            if let Some((known, until)) = self.known.get(&key)
+                && *known == state
+                && *until > now
+            {
+                continue;
+            }
+            match self.one(point, &wanted).await {
+                Ok(()) => {
+                    self.known.insert(key, (state, now + FRESH));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, secret = %key, "a certificate could not be issued");
+                    again = Some(now + RETRY);
+                }
+            }
+        }
+        again
+    }
+
+    /// Forgets Secrets of ingress points that are gone.
+    pub(crate) fn retain(&mut self, points: &[Arc<VPCIngressPoint>]) {
+        let names: BTreeSet<ObjectName> = points
+            .iter()
+            .map(|point| name_of(&point.metadata))
+            .flat_map(|point| {
+                let name = |name: String| ObjectName::new(&point.namespace, name);
+                [
+                    name(stream_secret_name(&point.name)),
+                    name(listener_secret_name(&point.name)),
+                ]
+            })
+            .collect();
+        self.known.retain(|name, _| names.contains(name));
+    }
+
+    async fn one(&self, point: &VPCIngressPoint, wanted: &Wanted) -> Result<(), AuthorityError> {
+        let namespace = point.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let bundle = self.authority.bundle();
+        let now = now_unix_s();
+        match call(api.get(&wanted.name)).await {
+            Ok(secret) => {
+                let issued = Issued {
+                    certificate_pem: text(&secret, TLS_CRT),
+                    key_pem: text(&secret, TLS_KEY),
+                };
+                let owned = secret
+                    .metadata
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|owner| Some(&owner.uid) == point.metadata.uid.as_ref());
+                if owned
+                    && text(&secret, CA_CRT) == bundle
+                    && self.authority.is_current(&issued, &wanted.subject, now)
+                {
+                    return Ok(());
+                }
+            }
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let issued = self.authority.issue(&wanted.subject, now)?;
+        let secret = Secret {
+            metadata: child_metadata(point, wanted.name.clone()),
+            type_: Some(wanted.type_.to_owned()),
+            data: Some(
+                [
+                    (CA_CRT, bundle),
+                    (TLS_CRT, issued.certificate_pem),
+                    (TLS_KEY, issued.key_pem),
+                ]
+                .map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
+                .into(),
+            ),
+            ..Secret::default()
+        };
+        let params = PatchParams::apply(CHILDREN_MANAGER).force();
+        call(api.patch(&wanted.name, &params, &Patch::Apply(&secret))).await?;
+        Ok(())
+    }
+}
+
+/// The Secrets of one ingress point.
+fn wanted(point: &ObjectName, hosts: &BTreeSet<String>) -> [Wanted; 2] {
+    [
+        Wanted {
+            name: stream_secret_name(&point.name),
+            type_: "kubernetes.io/tls",
+            subject: Subject::Pods(point.clone()),
+        },
+        Wanted {
+            name: listener_secret_name(&point.name),
+            type_: "kubernetes.io/tls",
+            subject: Subject::Server(hosts.iter().cloned().collect()),
+        },
+    ]
+}
+
+/// The names and addresses that clients dial: the listeners' host names, those of the Service, and
+/// `addresses`.
+pub(crate) fn hosts(point: &VPCIngressPoint, addresses: &[String]) -> BTreeSet<String> {
+    let name = name_of(&point.metadata);
+    let service = format!("{}.{}.svc", child_name(&name.name), name.namespace);
+    let mut hosts: BTreeSet<String> = addresses.iter().cloned().collect();
+    hosts.extend(
+        point
+            .spec
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.hostname.clone()),
+    );
+    hosts.insert(format!("{service}.cluster.local"));
+    hosts.insert(service);
+    hosts
+}
+
+async fn create(api: &Api<Secret>) -> Result<Secret, AuthorityError> {
+    let authority = Authority::generate(now_unix_s())?;
+    match call(api.create(&PostParams::default(), &ca_secret(authority.pem()))).await {
+        Ok(secret) => {
+            tracing::info!(secret = CA_SECRET, "made a CA");
+            Ok(secret)
+        }
+        Err(error) if is_conflict(&error) => Ok(call(api.get(CA_SECRET)).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn ca_secret(pem: &AuthorityPem) -> Secret {
+    let parts = [
+        (CA_CRT, Some(&pem.ca_crt)),
+        (CA_KEY, Some(&pem.ca_key)),
+        (PREVIOUS_CRT, pem.previous_crt.as_ref()),
+        (CROSS_CRT, pem.cross_crt.as_ref()),
+    ];
+    let data = parts.into_iter().filter_map(|(key, text)| {
+        let text = text?.clone();
+        Some((key.to_owned(), ByteString(text.into_bytes())))
+    });
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(CA_SECRET.to_owned()),
+            labels: Some(
+                [(
+                    "app.kubernetes.io/managed-by".to_owned(),
+                    OPERATOR_NAME.to_owned(),
+                )]
+                .into(),
+            ),
+            ..ObjectMeta::default()
+        },
+        data: Some(data.collect()),
+        ..Secret::default()
+    }
+}
+
+fn pem_of(secret: &Secret) -> AuthorityPem {
+    let optional = |key| Some(text(secret, key)).filter(|text| !text.is_empty());
+    AuthorityPem {
+        ca_crt: text(secret, CA_CRT),
+        ca_key: text(secret, CA_KEY),
+        previous_crt: optional(PREVIOUS_CRT),
+        cross_crt: optional(CROSS_CRT),
+    }
+}
+
+fn text(secret: &Secret, key: &str) -> String {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+    bytes.map_or_else(String::new, |bytes| {
+        String::from_utf8_lossy(&bytes.0).into_owned()
+    })
+}
+
+pub(crate) fn now_unix_s() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
+}

@@ -1,0 +1,433 @@
+//! The pass: everything in the index becomes Snapshots, children and statuses.
+//!
+//! A pass looks at the whole index, is the same however it came about, and writes only what
+//! differs. It runs when something changed (after a short pause, so that a burst costs one pass),
+//! when something that had to wait is due, and every few minutes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use masque_api::VPCIngressPoint;
+use masque_controller::{
+    Options, Problem, Reason, Severity,
+    children::{self, ChildOptions, listener_secret_name},
+    compile,
+};
+use masque_model::{ObjectName, Snapshot};
+use masque_stream::Hub;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    addresses::Addresses,
+    apply::{Applier, Child, Family},
+    certificates::{Certificates, hosts, now_unix_s},
+    index::{SharedIndex, name_of},
+    kinds::ChildKind,
+    lease::Leadership,
+    metrics::Metrics,
+    secrets::Secrets,
+    statuses::{Facts, Statuses},
+    versions::Versions,
+    view::View,
+    writer::Writer,
+};
+
+/// From the first change to the pass.
+const SETTLE: Duration = Duration::from_millis(25);
+
+/// Between the beginnings of two passes, at least.
+const PASS_EVERY: Duration = Duration::from_millis(100);
+
+/// A pass without any reason, for what no watch tells.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// The CA is looked at so often.
+const RENEW_EVERY: Duration = Duration::from_secs(3600);
+
+/// A renewal of the CA that failed is tried again after this.
+const RENEW_RETRY: Duration = Duration::from_secs(60);
+
+/// What one leader does.
+pub(crate) struct Reconciler {
+    index: SharedIndex,
+    metrics: Arc<Metrics>,
+    leadership: Leadership,
+    hub: Hub,
+    options: ChildOptions,
+    applier: Applier,
+    statuses: Statuses,
+    addresses: Addresses,
+    certificates: Certificates,
+    secrets: Secrets,
+    versions: Versions,
+    built: BTreeMap<ObjectName, Built>,
+    spreading: BTreeMap<ObjectName, Instant>,
+    renew_at: Instant,
+}
+
+/// What a leader works with.
+pub(crate) struct Parts {
+    /// The API server.
+    pub(crate) client: Client,
+    /// What it has.
+    pub(crate) index: SharedIndex,
+    /// Where the work is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether writing is allowed.
+    pub(crate) leadership: Leadership,
+    /// Where gateway pods get Snapshots.
+    pub(crate) hub: Hub,
+    /// The CA.
+    pub(crate) certificates: Certificates,
+    /// What children are made of.
+    pub(crate) options: ChildOptions,
+    /// Names this process in events.
+    pub(crate) pod: String,
+}
+
+/// Children of an ingress point, kept while it does not change.
+struct Built {
+    generation: Option<i64>,
+    uid: Option<String>,
+    bundle: Option<BTreeMap<String, String>>,
+    children: Arc<Vec<Child>>,
+}
+
+/// What is left to do after a pass.
+#[derive(Debug, Default)]
+struct Left {
+    at: Option<Instant>,
+    waiting: usize,
+}
+
+impl Left {
+    fn again(&mut self, at: Option<Instant>) {
+        if let Some(at) = at {
+            self.at = Some(self.at.map_or(at, |old| old.min(at)));
+        }
+    }
+}
+
+impl Reconciler {
+    /// A leader that has done nothing yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            client,
+            index,
+            metrics,
+            leadership,
+            hub,
+            certificates,
+            options,
+            pod,
+        } = parts;
+        let writer = Writer {
+            client: client.clone(),
+            index: index.clone(),
+            metrics: metrics.clone(),
+            leadership: leadership.clone(),
+        };
+        let applier = Applier::new(writer.clone());
+        let statuses = Statuses::new(writer.clone(), &pod);
+        Self {
+            addresses: Addresses::new(writer.clone()),
+            secrets: Secrets::new(client),
+            versions: Versions::default(),
+            built: BTreeMap::new(),
+            spreading: BTreeMap::new(),
+            renew_at: Instant::now() + RENEW_EVERY,
+            index,
+            metrics,
+            leadership,
+            hub,
+            options,
+            applier,
+            statuses,
+            certificates,
+        }
+    }
+
+    /// Runs passes for ever; dropped when this process does not lead any more.
+    pub(crate) async fn run(mut self) {
+        let mut reports = self.hub.changed();
+        loop {
+            reports.borrow_and_update();
+            let begun = Instant::now();
+            let left = self.pass().await;
+            self.metrics
+                .reconcile_seconds
+                .observe(begun.elapsed().as_secs_f64());
+            let outcome = if left.waiting > 0 {
+                "waiting"
+            } else {
+                "applied"
+            };
+            self.metrics.reconciles.with_label_values(&[outcome]).inc();
+            self.metrics
+                .workqueue_depth
+                .set(i64::try_from(left.waiting).unwrap_or(i64::MAX));
+            let resync = begun + RESYNC;
+            let until = left.at.map_or(resync, |at| at.min(resync));
+            tokio::select! {
+                () = self.index.changed() => tokio::time::sleep(SETTLE).await,
+                // The hub lives as long as this.
+                _ = reports.changed() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+            tokio::time::sleep_until((begun + PASS_EVERY).into()).await;
+        }
+    }
+
+    async fn pass(&mut self) -> Left {
+        let mut left = Left::default();
+        left.again(self.renew().await);
+        let view = View::of(&self.index.lock());
+        let begun = Instant::now();
+        let looked_up = self.secrets.look(&view.points).await;
+        self.step("secrets", begun);
+        left.again(looked_up.again);
+
+        let begun = Instant::now();
+        let options = Options {
+            secrets: looked_up.present,
+            ..Options::default()
+        };
+        let previous = self.versions.current();
+        let compiled = compile(&view.resources, now_unix_s(), &options, &previous);
+        drop(previous);
+        let mut problems = compiled.problems;
+        problems.extend(view.unreadable.iter().cloned());
+        problems.extend(looked_up.problems);
+        let mut snapshots = compiled.snapshots;
+        for snapshot in &mut snapshots {
+            own_certificates(snapshot);
+        }
+        self.step("compile", begun);
+
+        let begun = Instant::now();
+        let given = self.addresses.round(&mut snapshots, &view).await;
+        left.again(given.again);
+        left.waiting += given.failed;
+        self.step("addresses", begun);
+
+        let begun = Instant::now();
+        problems.extend(self.publish(snapshots, &view));
+        self.step("publish", begun);
+
+        let begun = Instant::now();
+        let refused = self.children(&view, &mut left).await;
+        self.step("children", begun);
+
+        let begun = Instant::now();
+        let facts = Facts {
+            problems: &problems,
+            outcomes: &given.outcomes,
+            versions: &self.versions,
+            hub: &self.hub,
+            refused: &refused,
+            now: Timestamp::now(),
+        };
+        let (again, waiting) = self.statuses.write(&view, &facts).await;
+        left.again(again);
+        left.waiting += waiting;
+        self.step("status", begun);
+        left
+    }
+
+    /// Looks after the CA; when to do so again.
+    async fn renew(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if now >= self.renew_at {
+            self.renew_at = match self.certificates.renew().await {
+                Ok(()) => now + RENEW_EVERY,
+                Err(error) => {
+                    tracing::warn!(%error, "the CA could not be renewed");
+                    now + RENEW_RETRY
+                }
+            };
+        }
+        Some(self.renew_at)
+    }
+
+    /// Puts changed Snapshots into force.
+    fn publish(&mut self, snapshots: Vec<Snapshot>, view: &View) -> Vec<Problem> {
+        let points: BTreeMap<ObjectName, &VPCIngressPoint> = view
+            .points
+            .iter()
+            .map(|point| (name_of(&point.metadata), &**point))
+            .collect();
+        let kept: BTreeSet<ObjectName> = snapshots
+            .iter()
+            .map(|snapshot| snapshot.ingress_point.clone())
+            .collect();
+        let mut problems = Vec::new();
+        for snapshot in snapshots {
+            let point = points.get(&snapshot.ingress_point).copied();
+            let Some(snapshot) = self.versions.next(snapshot, point) else {
+                continue;
+            };
+            let snapshot = Arc::new(snapshot);
+            match self.hub.publish(&snapshot) {
+                Ok(document) => {
+                    let name = snapshot.ingress_point.clone();
+                    tracing::info!(
+                        point = %name, version = document.version(), bytes = document.size_bytes(),
+                        "a new Snapshot is in force"
+                    );
+                    self.spreading.insert(name, Instant::now());
+                    self.versions.put(snapshot);
+                }
+                Err(error) => {
+                    tracing::warn!(point = %snapshot.ingress_point, %error, "a Snapshot cannot be published");
+                    problems.push(unpublished(&snapshot.ingress_point, &error.to_string()));
+                }
+            }
+        }
+        let index = self.index.lock();
+        let gone = self.versions.retain(
+            |name| kept.contains(name),
+            |name| index.points.contains(name),
+        );
+        drop(index);
+        for name in gone {
+            self.hub.withdraw(&name);
+            self.spreading.remove(&name);
+        }
+        self.measure();
+        problems
+    }
+
+    /// Notes how long Snapshots took to reach every connected pod.
+    fn measure(&mut self) {
+        let hub = &self.hub;
+        let versions = &self.versions;
+        let histogram = &self.metrics.propagation_seconds;
+        self.spreading.retain(|name, since| {
+            let Some(snapshot) = versions.find(name) else {
+                return false;
+            };
+            let pods = hub.reports(name);
+            let mut connected = pods.iter().filter(|pod| pod.connected).peekable();
+            let all = connected.peek().is_some()
+                && connected.all(|pod| pod.acked == Some(snapshot.version));
+            if all {
+                histogram.observe(since.elapsed().as_secs_f64());
+            }
+            !all
+        });
+    }
+
+    /// Makes certificates and children of every ingress point that has a Snapshot. What was
+    /// refused, by ingress point.
+    async fn children(&mut self, view: &View, left: &mut Left) -> BTreeMap<ObjectName, String> {
+        self.certificates.retain(&view.points);
+        let mut families = Vec::new();
+        for point in &view.points {
+            let name = name_of(&point.metadata);
+            // Nothing runs for a spec that was never in force.
+            if self.versions.find(&name).is_none() || !self.leadership.holds() {
+                continue;
+            }
+            let told = point.status.as_ref().map(|status| status.addresses.clone());
+            let hosts = hosts(point, &told.unwrap_or_default());
+            left.again(self.certificates.ensure(point, &hosts).await);
+            families.push(Family {
+                uid: point.metadata.uid.clone().unwrap_or_default(),
+                children: self.built(point),
+                point: name,
+            });
+        }
+        let names: BTreeSet<_> = families.iter().map(|family| &family.point).collect();
+        self.built.retain(|name, _| names.contains(name));
+        let round = self.applier.round(&families).await;
+        left.again(round.again);
+        left.waiting += usize::from(round.again.is_some());
+        round.refused
+    }
+
+    /// The children of an ingress point, built again only when its spec or the CA changed.
+    fn built(&mut self, point: &VPCIngressPoint) -> Arc<Vec<Child>> {
+        let name = name_of(&point.metadata);
+        let (generation, uid) = (point.metadata.generation, point.metadata.uid.clone());
+        let ca = self.certificates.client_ca(point);
+        if let Some(built) = self.built.get(&name)
+            && built.generation == generation
+            && built.uid == uid
+            && built.bundle == ca.data
+        {
+            return built.children.clone();
+        }
+        let bundle = ca.data.clone();
+        let made = children::build(point, &self.options);
+        let mut children = vec![
+            child(ChildKind::ServiceAccount, &made.service_account),
+            child(ChildKind::ConfigMap, &made.config_map),
+            child(ChildKind::ConfigMap, &ca),
+            child(ChildKind::NetworkPolicy, &made.network_policy),
+            child(ChildKind::Service, &made.service),
+            child(ChildKind::Deployment, &made.deployment),
+        ];
+        let budget = made.pod_disruption_budget.as_ref();
+        children.extend(budget.map(|budget| child(ChildKind::PodDisruptionBudget, budget)));
+        let autoscaler = made.autoscaler.as_ref();
+        children.extend(autoscaler.map(|it| child(ChildKind::HorizontalPodAutoscaler, it)));
+        let children = Arc::new(children);
+        let built = Built {
+            generation,
+            uid,
+            bundle,
+            children: children.clone(),
+        };
+        self.built.insert(name, built);
+        children
+    }
+
+    fn step(&self, step: &str, begun: Instant) {
+        let seconds = begun.elapsed().as_secs_f64();
+        self.metrics
+            .step_seconds
+            .with_label_values(&[step])
+            .observe(seconds);
+    }
+}
+
+/// A typed object as a child. Objects of our own making always have a JSON form.
+fn child<K>(kind: ChildKind, object: &K) -> Child
+where
+    K: kube::Resource<DynamicType = ()> + Serialize,
+{
+    let value = serde_json::to_value(object).unwrap_or(Value::Null);
+    Child::new(kind, name_of(object.meta()), value)
+}
+
+/// Listeners that name no certificate show the one that the operator issues.
+fn own_certificates(snapshot: &mut Snapshot) {
+    let issued = listener_secret_name(&snapshot.ingress_point.name);
+    for listener in &mut snapshot.listeners {
+        if listener.certificates.is_empty() {
+            listener.certificates.push(issued.clone());
+        }
+    }
+}
+
+fn unpublished(point: &ObjectName, error: &str) -> Problem {
+    Problem {
+        location: None,
+        object: Some(masque_controller::ObjectRef::new(
+            masque_controller::Kind::VPCIngressPoint,
+            point.clone(),
+        )),
+        field: String::new(),
+        severity: Severity::Warning,
+        condition: Reason::SnapshotTooLarge.condition(),
+        reason: Reason::SnapshotTooLarge,
+        message: error.to_owned(),
+        hint: "gateways go on with the Snapshot before it".to_owned(),
+    }
+}
