@@ -15,6 +15,7 @@ mod policy;
 mod refusals;
 mod restart;
 mod roaming;
+mod running;
 mod start;
 mod vrf;
 
