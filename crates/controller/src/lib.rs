@@ -10,6 +10,7 @@
 pub mod children;
 pub mod ipam;
 pub mod manifests;
+pub mod status;
 
 mod compile;
 mod labels;

@@ -1,0 +1,1 @@
+//! Conditions tell the truth, and nothing changes at rest.
