@@ -6,7 +6,7 @@ use quinn_proto::EndpointConfig;
 use ring::{hkdf, hmac};
 
 use crate::{
-    Admission, ShardId, TransportTuning, cid::ShardIdGenerator, tuning::MAX_UDP_PAYLOAD_BYTES,
+    Admission, ShardId, TransportTuning, cid::ShardIdGenerator, tuning::MIN_QUIC_UDP_PAYLOAD_BYTES,
 };
 
 /// What one machine runs with. All shards of a listener share it, but for `seed`.
@@ -55,9 +55,12 @@ impl MachineConfig {
         let seed = self.seed;
         config.cid_generator(move || Box::new(ShardIdGenerator::new(shard, &seed)));
         config.rng_seed(Some(self.seed));
-        // Receive buffers hold 64 KiB whatever the peer sends, so there is no smaller limit to
-        // announce.
-        let accepted = config.max_udp_payload_size(MAX_UDP_PAYLOAD_BYTES).is_ok();
+        // Receive buffers hold 64 KiB whatever the peer sends; the limit is about the path.
+        let accept = self
+            .tuning
+            .accept_udp_payload_bytes
+            .max(MIN_QUIC_UDP_PAYLOAD_BYTES);
+        let accepted = config.max_udp_payload_size(accept).is_ok();
         debug_assert!(accepted);
         config
     }

@@ -34,6 +34,7 @@ pub use machine::{
 };
 pub use pool::PoolStats;
 pub use tuning::{
-    MAX_UDP_PAYLOAD_BYTES, MIN_QUIC_UDP_PAYLOAD_BYTES, MIN_TUNNEL_UDP_PAYLOAD_BYTES, PathFloor,
-    QueueBound, SERVER_KEEP_ALIVE_GRACE_MS, TransportTuning,
+    JUMBO_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_QUIC_UDP_PAYLOAD_BYTES,
+    MIN_TUNNEL_UDP_PAYLOAD_BYTES, PathFloor, QueueBound, SERVER_KEEP_ALIVE_GRACE_MS,
+    TransportTuning,
 };

@@ -2,6 +2,7 @@
 
 mod busy_poll;
 mod options;
+mod route;
 mod steering;
 
 use std::{
@@ -16,6 +17,7 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 
 pub use busy_poll::{BUSY_POLL_MAX, BusyPoll};
 pub use options::{SocketError, SocketOptions};
+pub use route::route_mtu_bytes;
 
 use crate::{
     EcnCodepoint, Machine, PoolStats, Transmit,

@@ -16,6 +16,9 @@ pub const MIN_TUNNEL_UDP_PAYLOAD_BYTES: u16 = 1331;
 /// The smallest UDP payload QUIC itself runs on (RFC 9000 §14).
 pub const MIN_QUIC_UDP_PAYLOAD_BYTES: u16 = 1200;
 
+/// The largest UDP payload of a path of jumbo frames (9000 bytes): less 40 for IPv6 and 8 for UDP.
+pub const JUMBO_UDP_PAYLOAD_BYTES: u16 = 8952;
+
 /// The largest UDP payload there is (RFC 9000 §18.2), and what we accept from peers.
 pub const MAX_UDP_PAYLOAD_BYTES: u16 = 65_527;
 
@@ -79,10 +82,14 @@ pub struct TransportTuning {
     pub initial_udp_payload_bytes: u16,
     /// What the path must carry; see [`PathFloor::Tunnel`].
     pub min_udp_payload_bytes: u16,
-    /// Largest UDP payload that MTU discovery looks for: 1452 fits Ethernet with IPv6, 8952 jumbo
-    /// frames, [`MAX_UDP_PAYLOAD_BYTES`] loopback.
+    /// Largest UDP payload that MTU discovery looks for: 1452 fits Ethernet with IPv6,
+    /// [`JUMBO_UDP_PAYLOAD_BYTES`] jumbo frames, [`MAX_UDP_PAYLOAD_BYTES`] loopback.
     pub max_udp_payload_bytes: u16,
-    /// How often a finished MTU search is repeated, in case the path became wider.
+    /// Largest UDP payload that peers may send (`max_udp_payload_size`, RFC 9000 §18.2); their MTU
+    /// discovery ends there. A client that knows its link spares a server the probes beyond.
+    pub accept_udp_payload_bytes: u16,
+    /// How often a finished MTU search is repeated, in case the path became wider
+    /// (PMTU_RAISE_TIMER, RFC 8899 §5.1.1, which has 600 s).
     pub mtu_search_interval_ms: u32,
     /// How long after a black hole the next MTU search begins.
     pub black_hole_cooldown_ms: u32,
@@ -121,7 +128,8 @@ impl Default for TransportTuning {
             initial_udp_payload_bytes: 1372,
             min_udp_payload_bytes: MIN_TUNNEL_UDP_PAYLOAD_BYTES,
             max_udp_payload_bytes: 1452,
-            mtu_search_interval_ms: 60_000,
+            accept_udp_payload_bytes: MAX_UDP_PAYLOAD_BYTES,
+            mtu_search_interval_ms: 600_000,
             black_hole_cooldown_ms: 5_000,
             idle_timeout_ms: 60_000,
             keep_alive_ms: 15_000,
