@@ -55,8 +55,9 @@ impl TunDevice {
     /// non-blocking. It is down and has no address; a device of another owner is never joined.
     ///
     /// # Errors
-    /// [`TunError::NoDevice`], [`TunError::NotPermitted`], [`TunError::NameTaken`],
-    /// [`TunError::BadName`], [`TunError::BadQueues`], or what the kernel said.
+    /// [`TunError::NoDevice`], [`TunError::DeviceDenied`], [`TunError::NotPermitted`],
+    /// [`TunError::NameTaken`], [`TunError::BadName`], [`TunError::BadQueues`], or what the kernel
+    /// said.
     pub fn open(config: &TunConfig) -> Result<(Self, Vec<TunQueue>), TunError> {
         if !config.name.is_empty() && !is_interface_name(&config.name) {
             return Err(TunError::BadName(config.name.clone()));
@@ -122,18 +123,22 @@ fn open_clone_device() -> Result<OwnedFd, TunError> {
     // SAFETY: a NUL-terminated path; the descriptor is owned at once.
     let fd = unsafe { libc::open(c"/dev/net/tun".as_ptr(), flags) };
     if fd < 0 {
-        let source = io::Error::last_os_error();
-        return Err(match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
-            Some(libc::EPERM | libc::EACCES) => TunError::NotPermitted,
-            _ => TunError::System {
-                call: "open of /dev/net/tun",
-                source,
-            },
-        });
+        return Err(open_error(io::Error::last_os_error()));
     }
     // SAFETY: just opened, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The node decides about opening; EPERM is what the device rules of a container say.
+fn open_error(source: io::Error) -> TunError {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
+        Some(libc::EACCES | libc::EPERM) => TunError::DeviceDenied,
+        _ => TunError::System {
+            call: "open of /dev/net/tun",
+            source,
+        },
+    }
 }
 
 fn attach_error(name: &str, source: io::Error) -> TunError {
@@ -239,6 +244,30 @@ mod tests {
         ] {
             assert!(!is_interface_name(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn node_rights_and_capability_are_told_apart() {
+        let os = io::Error::from_raw_os_error;
+        let words = [
+            (open_error(os(libc::ENOENT)), "modprobe tun"),
+            (open_error(os(libc::EACCES)), "chmod 0666 /dev/net/tun"),
+            (open_error(os(libc::EPERM)), "--device /dev/net/tun"),
+            (
+                attach_error("t", os(libc::EPERM)),
+                "setcap cap_net_admin+ep",
+            ),
+            (attach_error("t", os(libc::EBUSY)), "choose another name"),
+        ];
+        for (error, mends) in words {
+            assert!(error.to_string().contains(mends), "{mends}: {error}");
+        }
+        let denied = open_error(os(libc::EACCES)).to_string();
+        assert!(!denied.contains("CAP_NET_ADMIN"), "{denied}");
+        assert!(matches!(
+            open_error(os(libc::EMFILE)),
+            TunError::System { .. }
+        ));
     }
 
     #[test]

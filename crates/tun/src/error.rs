@@ -7,14 +7,22 @@ use std::io;
 pub enum TunError {
     /// `/dev/net/tun` is not there.
     #[error(
-        "there is no /dev/net/tun: load the `tun` module (`modprobe tun`); in a container, pass the \
-         device through (`--device /dev/net/tun`, or a device plugin in Kubernetes)"
+        "there is no /dev/net/tun: load the module (`modprobe tun`); in a container, pass the device \
+         through (`--device /dev/net/tun`, or a device plugin in Kubernetes)"
     )]
     NoDevice,
-    /// The process may not make a TUN device.
+    /// `/dev/net/tun` is there, but this process may not open it (EACCES; EPERM by a
+    /// container's device rules).
     #[error(
-        "making a TUN device needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` on the \
-         program, or add NET_ADMIN to the container's capabilities"
+        "this user may not open /dev/net/tun: give its usual rights back (`chmod 0666 /dev/net/tun`) \
+         or run as root; in a container or systemd unit, let it use the device \
+         (`--device /dev/net/tun`, `DeviceAllow=/dev/net/tun rw`)"
+    )]
+    DeviceDenied,
+    /// The process may not make a TUN interface (EPERM).
+    #[error(
+        "making a TUN interface needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` on the \
+         program, or add NET_ADMIN to the container's capabilities (`--cap-add NET_ADMIN`)"
     )]
     NotPermitted,
     /// An interface of that name exists.
