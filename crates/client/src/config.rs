@@ -8,7 +8,7 @@ use std::{
 
 use masque_protocol::{Expanded, Scope, Template};
 use masque_transport::{
-    MachineConfig, PathFloor, client_config, quinn_proto,
+    MachineConfig, client_config, quinn_proto,
     sockets::BUSY_POLL_MAX,
     tls::{ClientIdentity, ClientTls, ServerTrust, TlsError},
 };
@@ -57,9 +57,6 @@ pub struct AttachConfig {
     pub busy_poll: Duration,
     /// Go on after the first attempt failed. Once a tunnel was open, it is always made again.
     pub keep_trying: bool,
-    /// What the path must carry. [`PathFloor::Quic`] connects over paths that are too narrow for a
-    /// tunnel, to tell them from blocked ones.
-    pub path_floor: PathFloor,
     /// End with success when this stage is reached, say to test a gateway without a session.
     pub stop_at: Option<Stage>,
 }
@@ -78,7 +75,6 @@ impl AttachConfig {
             keep_alive: KEEP_ALIVE,
             busy_poll: BUSY_POLL_MAX,
             keep_trying: false,
-            path_floor: PathFloor::Tunnel,
             stop_at: None,
         }
     }
@@ -131,7 +127,6 @@ impl AttachConfig {
             mtu_max_bytes: self.mtu_max_bytes,
             keep_alive: self.keep_alive,
             keep_trying: self.keep_trying,
-            path_floor: self.path_floor,
             stop_at: self.stop_at,
         })
     }
@@ -150,16 +145,19 @@ pub(crate) struct Plan {
     pub(crate) mtu_max_bytes: u16,
     pub(crate) keep_alive: Duration,
     pub(crate) keep_trying: bool,
-    pub(crate) path_floor: PathFloor,
     pub(crate) stop_at: Option<Stage>,
 }
 
 impl Plan {
-    pub(crate) fn machine(&self, seed: [u8; 32]) -> MachineConfig {
+    /// `udp_payload_max_bytes` is what the link towards the gateway carries: what MTU discovery looks
+    /// for here, and what the gateway's need not look beyond.
+    pub(crate) fn machine(&self, seed: [u8; 32], udp_payload_max_bytes: u16) -> MachineConfig {
         // A client never resets statelessly: the secret may be the seed.
         let mut config = MachineConfig::new(seed, seed);
         config.tuning.keep_alive_ms =
             u32::try_from(self.keep_alive.as_millis()).unwrap_or(u32::MAX);
+        config.tuning.max_udp_payload_bytes = udp_payload_max_bytes;
+        config.tuning.accept_udp_payload_bytes = udp_payload_max_bytes;
         config
     }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use masque_packet::icmp::MAX_ERROR_BYTES;
-use masque_transport::sockets::BusyPoll;
+use masque_transport::sockets::{BusyPoll, route_mtu_bytes};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
@@ -34,7 +34,7 @@ pub use handle::{Handle, PingError, Pong};
 use self::{
     device::write_own,
     handle::{Command, Shared},
-    socket::{GatewaySocket, local_reason},
+    socket::{Fault, GatewaySocket, local_reason},
     watch::{NetworkWatch, SleepWatch, source_towards},
 };
 use crate::{AttachConfig, AttachError, DropReason, Phase, Status, Tunnel, TunnelEvent};
@@ -119,6 +119,7 @@ impl<D: Device> Driver<D> {
         let mut tunnel = Tunnel::new(config, seed, now)?;
         let socket = GatewaySocket::open()?;
         tunnel.set_map_v4(socket.is_dual_stack());
+        tunnel.set_route_mtu(|remote| route_mtu_bytes(remote).ok());
         let network = NetworkWatch::open();
         if let Err(error) = &network {
             tracing::debug!(%error, "changes of the network will be noticed by timeouts only");
@@ -190,8 +191,9 @@ impl<D: Device> Driver<D> {
             self.obey(now);
         }
         if ready.errors {
-            self.socket.take_errors(|about, reason| {
-                self.tunnel.handle_unreachable(now, about, reason);
+            self.socket.take_errors(|about, fault| match fault {
+                Fault::Unreachable(reason) => self.tunnel.handle_unreachable(now, about, reason),
+                Fault::TooBig { mtu_bytes } => self.tunnel.handle_too_big(now, about, mtu_bytes),
             });
         }
         let received = self.socket.receive(self.tunnel.machine(), now);

@@ -142,6 +142,20 @@ pub enum AttachError {
         /// Inner bytes that are needed.
         needed_bytes: usize,
     },
+    /// Small packets reach the gateway, those that a tunnel needs do not: RFC 9484 §7.2 has a tunnel
+    /// carry IPv6, and so does every Initial show that the path does.
+    #[error(
+        "the path to the gateway {gateway} is too narrow: it carries IP packets of {mtu_bytes} bytes \
+         (MTU), and a tunnel for IPv6 needs {needed_bytes} (RFC 9484 §7.2)"
+    )]
+    PathTooNarrow {
+        /// The gateway's address.
+        gateway: SocketAddr,
+        /// The MTU found: what a router or this machine told, else the largest that got through.
+        mtu_bytes: u32,
+        /// The MTU that is needed.
+        needed_bytes: u32,
+    },
     /// The gateway opened the tunnel and assigned nothing in time.
     #[error(
         "the gateway opened the tunnel but assigned no address in {} s",
@@ -203,6 +217,7 @@ impl AttachError {
             | Self::GoingAway
             | Self::PeerLost { .. }
             | Self::MtuTooSmall { .. }
+            | Self::PathTooNarrow { .. }
             | Self::Local { .. } => Retry::Helps,
             Self::Status { status, .. } if *status >= 500 || *status == 429 => Retry::Helps,
             Self::UnknownVpcOrKey { .. } | Self::Denied { .. } | Self::Handshake { .. } => {
@@ -240,6 +255,7 @@ impl AttachError {
             Self::Status { .. } => "status",
             Self::NotAGateway { .. } => "not-a-gateway",
             Self::MtuTooSmall { .. } => "mtu-too-small",
+            Self::PathTooNarrow { .. } => "path-too-narrow",
             Self::NoAddress { .. } => "no-address",
             Self::PoolExhausted => "pool-exhausted",
             Self::Protocol { .. } => "protocol",
@@ -299,6 +315,18 @@ impl AttachError {
                 "let IP packets of {} bytes through to the gateway",
                 needed_bytes + OUTER_OVERHEAD_BYTES
             ),
+            Self::PathTooNarrow {
+                gateway,
+                needed_bytes,
+                ..
+            } => {
+                let host = gateway.ip();
+                format!(
+                    "raise the MTU to {needed_bytes} or more where it shrinks: \
+                     `tracepath -n {host}` shows the place, `ip route get {host}` this machine's \
+                     link (another VPN?)"
+                )
+            }
             Self::Config { .. } => {
                 "`datum-connect attach --help` shows what is expected".to_owned()
             }

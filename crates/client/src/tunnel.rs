@@ -6,6 +6,7 @@ mod dialer;
 mod event;
 mod liveness;
 mod open;
+mod outer;
 mod path;
 mod refusal;
 
@@ -20,6 +21,7 @@ use masque_http3 as http3;
 use masque_transport::{ConnId, EcnCodepoint, Machine, Transmit};
 
 pub use event::{Assignment, TunnelEvent};
+pub use outer::RouteMtu;
 pub use path::ReceivedPacket;
 pub(crate) use refusal::Asked;
 
@@ -27,6 +29,7 @@ use self::{
     attempt::Attempt,
     dialer::{DIALS_MAX, Dialer},
     open::Open,
+    outer::{ETHERNET_UDP_PAYLOAD_BYTES, Probe},
     path::{ErrorBudget, Ping},
 };
 use crate::{AttachConfig, AttachError, Phase, config::Plan, drops::Tally};
@@ -55,9 +58,17 @@ const SUPER_PACKET_BYTES: usize = 72 * 1024;
 pub struct Tunnel {
     plan: Plan,
     machine: Machine,
+    http: http3::Config,
+    /// Seeds machines; never the same twice.
+    seed: [u8; 32],
+    /// What the machine's MTU discovery looks for.
+    udp_payload_max_bytes: u16,
+    route_mtu: Option<RouteMtu>,
     map_v4: bool,
     dialer: Dialer,
     attempts: Vec<Attempt>,
+    /// Connections beside them that tell a narrow path from a blocked one.
+    probes: Vec<Probe>,
     open: Option<Open>,
     /// The tunnel before this one, and until when its last packets may arrive.
     former: Option<(Open, Instant)>,
@@ -91,11 +102,20 @@ impl Tunnel {
             ..http3::Config::default()
         };
         Ok(Self {
-            machine: Machine::client(plan.machine(seed), http, now),
+            machine: Machine::client(
+                plan.machine(seed, ETHERNET_UDP_PAYLOAD_BYTES),
+                http.clone(),
+                now,
+            ),
+            http,
+            seed,
+            udp_payload_max_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
+            route_mtu: None,
             dialer: Dialer::new(plan.literal, plan.keep_trying, small_seed),
             plan,
             map_v4: false,
             attempts: Vec::with_capacity(DIALS_MAX),
+            probes: Vec::new(),
             open: None,
             former: None,
             was_open: false,
@@ -204,6 +224,7 @@ impl Tunnel {
             self.handle_machine(event);
         }
         self.poll_attempts();
+        self.poll_probes();
         self.write_capsules();
         if self.former.as_ref().is_some_and(|(_, until)| now >= *until) {
             self.close_former();

@@ -35,6 +35,15 @@ pub(super) struct GatewaySocket {
     dual_stack: bool,
 }
 
+/// What an ICMP error, or this machine's own link, says about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It cannot be reached.
+    Unreachable(&'static str),
+    /// A packet was longer than this MTU (RFC 1191, RFC 8201).
+    TooBig { mtu_bytes: u32 },
+}
+
 /// What one turn of receiving or sending did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Moved {
@@ -115,30 +124,31 @@ impl GatewaySocket {
     }
 
     /// Takes ICMP errors: whom they are about, and what they say.
-    pub(super) fn take_errors(&self, mut each: impl FnMut(SocketAddr, &'static str)) {
+    pub(super) fn take_errors(&self, mut each: impl FnMut(SocketAddr, Fault)) {
         for _ in 0..ERRORS_MAX {
             match self.take_error() {
-                Ok(Some((about, reason))) => each(about, reason),
+                Ok(Some((about, fault))) => each(about, fault),
                 Ok(None) => {}
                 Err(_) => return,
             }
         }
     }
 
-    fn take_error(&self) -> nix::Result<Option<(SocketAddr, &'static str)>> {
+    fn take_error(&self) -> nix::Result<Option<(SocketAddr, Fault)>> {
         let (mut data, mut control) = ([0; 128], [0; CONTROL_BYTES]);
         let mut slices = [IoSliceMut::new(&mut data)];
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let fd = self.socket.as_raw_fd();
         let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), flags)?;
-        let errno = message.cmsgs()?.find_map(|control| match control {
+        let fault = message.cmsgs()?.find_map(|control| match control {
             ControlMessageOwned::Ipv4RecvErr(error, _)
-            | ControlMessageOwned::Ipv6RecvErr(error, _) => Some(error.ee_errno),
+            | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                fault(Errno::from_raw(error.ee_errno.cast_signed()), error.ee_info)
+            }
             _ => None,
         });
-        let reason = errno.and_then(|errno| reason(Errno::from_raw(errno.cast_signed())));
         let about = message.address.as_ref().and_then(socket_address);
-        Ok(about.zip(reason))
+        Ok(about.zip(fault))
     }
 }
 
@@ -148,7 +158,15 @@ impl AsFd for GatewaySocket {
     }
 }
 
-/// What an ICMP error means; `None` for those that do not end an attempt, above all "too big".
+/// What an error means; `None` for those that say nothing about the destination.
+fn fault(errno: Errno, info: u32) -> Option<Fault> {
+    match errno {
+        // For a local error and for both kinds of ICMP this is the MTU (ip(7), ipv6(7)).
+        Errno::EMSGSIZE => Some(Fault::TooBig { mtu_bytes: info }),
+        errno => reason(errno).map(Fault::Unreachable),
+    }
+}
+
 fn reason(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::ECONNREFUSED => Some("connection refused: nothing listens on its UDP port"),
@@ -206,13 +224,15 @@ mod tests {
         sender.send_to(b"x", to).unwrap();
         let mut told = Vec::new();
         for _ in 0..100 {
-            socket.take_errors(|about, reason| told.push((about, reason)));
+            socket.take_errors(|about, fault| told.push((about, fault)));
             if !told.is_empty() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let (about, reason) = told[0];
+        let (about, Fault::Unreachable(reason)) = told[0] else {
+            panic!("{told:?}")
+        };
         assert_eq!(
             (about.ip().to_canonical(), about.port()),
             (closed.ip(), closed.port())

@@ -68,6 +68,11 @@ fn failures() -> Vec<AttachError> {
             available_bytes: 1162,
             needed_bytes: 1280,
         },
+        AttachError::PathTooNarrow {
+            gateway,
+            mtu_bytes: 1280,
+            needed_bytes: 1359,
+        },
         AttachError::PeerLost { silent: waited },
         AttachError::Config {
             reason: "bad".into(),

@@ -14,7 +14,7 @@ use masque_protocol::{
 };
 use masque_transport::{ConnId, Machine, OpenError};
 
-use super::refusal;
+use super::{outer::PROBE_AFTER, refusal};
 use crate::{
     AttachError, Auth, Stage,
     config::{MTU_MIN_BYTES, Plan},
@@ -39,6 +39,8 @@ pub(crate) struct Attempt {
     pub(crate) conn: ConnId,
     pub(crate) remote: SocketAddr,
     pub(crate) started: Instant,
+    /// When small packets are tried beside, unless an answer comes before.
+    pub(crate) probe_at: Option<Instant>,
     step: Step,
 }
 
@@ -81,6 +83,7 @@ impl Attempt {
             conn,
             remote,
             started: now,
+            probe_at: Some(now + PROBE_AFTER),
             step: Step::Handshake,
         }
     }
@@ -267,7 +270,7 @@ impl Attempt {
     pub(crate) fn deadline(&self, rtt: Duration) -> Option<Instant> {
         let configured = match &self.step {
             // The handshake's own timer is QUIC's.
-            Step::Handshake => return None,
+            Step::Handshake => return self.probe_at,
             Step::Settings { since } | Step::Response { since, .. } => {
                 return Some(*since + ANSWER_TIMEOUT);
             }

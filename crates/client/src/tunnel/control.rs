@@ -26,7 +26,9 @@ impl Tunnel {
         use masque_transport::Event;
         match event {
             Event::Connected { conn } => {
-                let Some(at) = self.attempt(conn) else { return };
+                let Some(at) = self.attempt(conn) else {
+                    return self.probe_answered(conn);
+                };
                 self.attempts[at].connected(self.now);
                 self.reached(Stage::Authenticate);
             }
@@ -40,7 +42,13 @@ impl Tunnel {
                 None => {}
             },
             Event::DatagramSize { conn, .. } if self.is_open(conn) => self.resize(),
-            Event::PathTooSmall { conn, .. } => {
+            Event::PathTooSmall {
+                conn,
+                udp_payload_bytes,
+            } => {
+                if self.probe_measured(conn, udp_payload_bytes) {
+                    return;
+                }
                 let error = attempt::inner_mtu_bytes(None, 0).err();
                 self.end_connection(conn, error.unwrap_or(AttachError::GoingAway));
             }
@@ -48,7 +56,7 @@ impl Tunnel {
                 let (remote, started) = match (self.attempt(conn), &self.open) {
                     (Some(at), _) => (self.attempts[at].remote, self.attempts[at].started),
                     (None, Some(open)) => (open.remote, self.now),
-                    (None, None) => return,
+                    (None, None) => return self.probe_closed(conn, reason),
                 };
                 let waited = self.now.saturating_duration_since(started);
                 let error = refusal::close(reason, canonical(remote), waited, &self.plan.asked);
@@ -281,11 +289,9 @@ impl Tunnel {
             other => other,
         };
         self.reached(Stage::Connect);
+        self.fit_machine(to);
         let (host, quic) = (&self.plan.asked.host, self.plan.quic.clone());
-        match self
-            .machine
-            .connect_over(self.now, to, host, quic, self.plan.path_floor)
-        {
+        match self.machine.connect(self.now, to, host, quic) {
             Ok(conn) => {
                 self.dials += 1;
                 self.attempts.push(Attempt::new(conn, to, self.now));
@@ -355,6 +361,7 @@ impl Tunnel {
         for attempt in self.attempts.drain(..) {
             self.machine.close(attempt.conn, Code::H3_NO_ERROR, reason);
         }
+        self.poll_probes();
     }
 
     pub(super) fn attempt(&self, conn: ConnId) -> Option<usize> {

@@ -177,6 +177,27 @@ fn the_mtu_grows_with_the_path_and_oversize_is_answered() {
 }
 
 #[test]
+fn jumbo_frames_are_used_where_this_machines_link_has_them() {
+    for (link_mtu, wanted) in [(Some(9000), 8800..8952), (Some(1500), 1380..1452)] {
+        let mut world = World::new(Behaviour::default());
+        world.link.udp_payload_max = 9000;
+        world.client.set_route_mtu(match link_mtu {
+            Some(9000) => |_| Some(9000),
+            _ => |_| Some(1500),
+        });
+        world.client.start(world.now);
+        world.run_until("open", |w| w.client.phase() == Phase::Connected);
+        world.run_for(Duration::from_secs(3));
+        let mtu = world.client.assignment().unwrap().mtu_bytes;
+        assert!(wanted.contains(&mtu), "{link_mtu:?}: {mtu}");
+        let conn = world.gateway().sessions.keys().next().unwrap().0;
+        let back = world.gateway().machine.path_mtu(conn).unwrap();
+        // The gateway may look further, but not beyond what the client says that it takes.
+        assert!(back > wanted.start && back <= wanted.end, "{back}");
+    }
+}
+
+#[test]
 fn errors_to_the_local_stack_are_bounded() {
     let mut world = World::attach(Behaviour::default());
     let answers = (0..1000)

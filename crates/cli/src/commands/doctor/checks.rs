@@ -8,8 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 use masque_client::{
-    Assignment, AttachConfig, AttachError, ConnectorIdentity, GatewayUrl, PacketAttachment,
-    PathFloor, Stage, TunnelEvent, attach,
+    Assignment, AttachConfig, AttachError, ConnectorIdentity, GatewayUrl, PacketAttachment, Stage,
+    TunnelEvent, attach,
 };
 use masque_netlink::Kernel;
 use masque_tun::{TunConfig, TunDevice};
@@ -205,32 +205,11 @@ pub(super) fn handshake(report: &mut Report, config: &AttachConfig) -> bool {
             report.fail("tls", &error.into());
             false
         }
-        Err(error @ AttachError::NoAnswer { .. }) => {
-            // Perhaps only small packets get through.
-            let small = AttachConfig {
-                path_floor: PathFloor::Quic,
-                ..only_handshake
-            };
-            match stop(&small) {
-                Err(AttachError::NoAnswer { .. }) => report.fail("udp", &error.into()),
-                _ => report.fail("udp", &narrow_path()),
-            }
-            false
-        }
         Err(error) => {
             report.fail("udp", &error.into());
             false
         }
     }
-}
-
-fn narrow_path() -> Failure {
-    Failure::new(
-        Exit::Unavailable,
-        "small packets reach the gateway, those of 1379 bytes do not: the path's MTU is too small \
-         for a tunnel that carries IPv6 (RFC 9484 §7.2)",
-        "raise the MTU of the network between: `tracepath HOST` shows where it shrinks",
-    )
 }
 
 /// Runs an attachment that ends by itself.

@@ -14,7 +14,8 @@ use masque_protocol::{
     Event as Capsule, ProxyError, ProxyStatus, Role, Session, concealed, from_prefixes, request,
 };
 use masque_transport::{
-    ConnId, Event, Machine, MachineConfig, ShardId, Transmit, server_config,
+    ConnId, Event, JUMBO_UDP_PAYLOAD_BYTES, Machine, MachineConfig, ShardId, Transmit,
+    server_config,
     tls::{CertificateStore, ServerCertificate, ServerTls},
 };
 
@@ -86,6 +87,7 @@ impl Gateway {
         let server = server_config(tls.build().unwrap(), &[3; 32]).unwrap();
         let mut config = MachineConfig::new([secret; 32], [secret; 32]);
         config.tuning.datagram_receive_bytes = 1024 * 1024;
+        config.tuning.max_udp_payload_bytes = JUMBO_UDP_PAYLOAD_BYTES;
         let http = http3::Config {
             extended_connect: behaviour.extended_connect,
             datagrams: behaviour.datagrams,

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use masque_testkit::DevelopmentCa;
-use masque_transport::{PathFloor, tls::ServerTrust};
+use masque_transport::tls::ServerTrust;
 
 use super::{
     gateway::{Behaviour, Gateway, Site},
     world::World,
 };
-use crate::{AttachError, CertificateFault, Retry};
+use crate::{AttachError, CertificateFault, Phase, Retry, TunnelEvent};
 
 fn refused(status: u16, details: Option<&str>) -> AttachError {
     let details = details.map(str::to_owned);
@@ -145,25 +145,62 @@ fn nobody_there_and_udp_blocked() {
 fn n62_a_path_too_narrow_for_ipv6() {
     let mut narrow = World::new(Behaviour::default());
     narrow.link.udp_payload_max = 1300;
-    assert_eq!(
-        narrow.failure().code(),
-        "no-answer",
-        "padded Initials do not pass"
-    );
-
-    let mut narrow = World::with(Behaviour::default(), |config| {
-        config.path_floor = PathFloor::Quic
-    });
-    narrow.link.udp_payload_max = 1300;
-    let error = narrow.failure();
-    let AttachError::MtuTooSmall {
-        available_bytes,
-        needed_bytes: 1280,
-    } = error
+    let start = narrow.now;
+    narrow.client.start(start);
+    let took = narrow.run_until("closed", |w| w.client.phase() == Phase::Closed);
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    let Some((
+        _,
+        TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
+            mtu_bytes,
+            needed_bytes: 1359,
+            gateway,
+        })),
+    )) = narrow.events.last()
     else {
-        panic!("{error}")
+        panic!("{:?}", narrow.events.last())
     };
-    assert!((1100..1280).contains(&available_bytes), "{available_bytes}");
+    assert_eq!(gateway.to_string(), "192.0.2.1:4433");
+    assert!((1300..=1328).contains(mtu_bytes), "{mtu_bytes}");
+    assert!(narrow.gateway().requests.is_empty());
+}
+
+#[test]
+fn n62_a_router_that_says_too_big_spares_the_wait() {
+    let mut narrow = World::new(Behaviour::default());
+    narrow.link.udp_payload_max = 1300;
+    narrow.client.start(narrow.now);
+    narrow.run_until("dialled", |w| w.client.dials() == 1);
+    let remote = narrow.addresses[0];
+    // Large enough for a tunnel, or about somebody else: nothing follows.
+    narrow.client.handle_too_big(narrow.now, remote, 1400);
+    let other = ([203, 0, 113, 9], 4433).into();
+    narrow.client.handle_too_big(narrow.now, other, 1280);
+    narrow.run_for(Duration::from_secs(1));
+    assert_eq!(narrow.client.phase(), Phase::Connecting);
+    narrow.client.handle_too_big(narrow.now, remote, 1311);
+    let took = narrow.run_until("closed", |w| w.client.phase() == Phase::Closed);
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert!(narrow.has(|event| matches!(
+        event,
+        TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
+            mtu_bytes: 1311,
+            ..
+        }))
+    )));
+}
+
+#[test]
+fn a_forged_too_big_ends_nothing() {
+    let mut world = World::new(Behaviour::default());
+    world.client.start(world.now);
+    world.run_until("dialled", |w| w.client.dials() == 1);
+    // The gateway's answer is on its way already.
+    world.run_for(Duration::from_millis(15));
+    world
+        .client
+        .handle_too_big(world.now, world.addresses[0], 1280);
+    world.run_until("open", |w| w.client.phase() == Phase::Connected);
 }
 
 #[test]
@@ -176,7 +213,7 @@ fn the_second_address_is_tried_beside_the_first() {
     // The resolver's answer in the wrong order.
     let ips = vec![dead.ip(), world.addresses[0].ip()];
     world.client.resolved(world.now, Ok(ips));
-    let took = world.run_until("open", |w| w.client.phase() == crate::Phase::Connected);
+    let took = world.run_until("open", |w| w.client.phase() == Phase::Connected);
     assert!(took < Duration::from_millis(800), "{took:?}");
 }
 
@@ -216,7 +253,7 @@ fn with_keep_trying_the_first_failure_is_not_the_end() {
         key: world.site.key.clone(),
     };
     world.gateway = Some(Gateway::new(&site, Behaviour::default(), 2, world.now));
-    world.run_until("open", |w| w.client.phase() == crate::Phase::Connected);
+    world.run_until("open", |w| w.client.phase() == Phase::Connected);
     assert_eq!(
         world.client.reconnects(),
         0,
