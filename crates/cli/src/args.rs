@@ -7,6 +7,9 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use masque_client::{GatewayUrl, VpcName};
 
+/// A look that lasts longer than this would keep a processor busy for packets that are far apart.
+const BUSY_POLL_MAX_US: i64 = 10_000;
+
 /// Attaches this machine to a VPC through a MASQUE gateway.
 #[derive(Debug, Parser)]
 #[command(name = "datum-connect", version, max_term_width = 100)]
@@ -128,6 +131,10 @@ pub(crate) struct TunnelArgs {
     /// Largest IP packet of the tunnel [default: what path and gateway allow]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=9216))]
     pub(crate) mtu: Option<u16>,
+    /// How long to look for packets before sleeping while they come close to each other; 0 saves
+    /// power [default: 100]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(..=BUSY_POLL_MAX_US))]
+    pub(crate) busy_poll_us: Option<u32>,
 }
 
 /// `attach`.

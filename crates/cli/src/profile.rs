@@ -36,6 +36,8 @@ pub(crate) struct Profile {
     auth: Option<AuthName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_poll_us: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ impl Profile {
             protocol: typed.protocol.or(self.protocol),
             auth: typed.auth.or(auth),
             mtu: typed.mtu.or(self.mtu),
+            busy_poll_us: typed.busy_poll_us.or(self.busy_poll_us),
         })
     }
 }
@@ -121,6 +124,7 @@ impl From<&TunnelArgs> for Profile {
             protocol,
             auth,
             mtu,
+            busy_poll_us,
         } = args;
         Self {
             gateway: gateway.as_ref().map(ToString::to_string),
@@ -133,6 +137,7 @@ impl From<&TunnelArgs> for Profile {
                 AuthMethod::ClientCertificate => AuthName::ClientCertificate,
             }),
             mtu: *mtu,
+            busy_poll_us: *busy_poll_us,
         }
     }
 }
@@ -215,6 +220,7 @@ mod tests {
             gateway: Some(gateway.parse().unwrap()),
             ca: Some("ca.pem".into()),
             auth: Some(AuthMethod::ClientCertificate),
+            busy_poll_us: Some(0),
             ..TunnelArgs::default()
         }
     }
@@ -237,6 +243,7 @@ mod tests {
         );
         assert!(completed.ca.unwrap().is_absolute());
         assert_eq!(completed.auth, Some(AuthMethod::ClientCertificate));
+        assert_eq!(completed.busy_poll_us, Some(0));
 
         let other = again.complete(&typed("https://other:1")).unwrap();
         assert_eq!(other.gateway.unwrap().port(), 1);

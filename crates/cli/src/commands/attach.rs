@@ -277,6 +277,9 @@ pub(crate) fn config(
     if let Some(mtu_bytes) = args.mtu {
         config.mtu_max_bytes = mtu_bytes;
     }
+    if let Some(us) = args.busy_poll_us {
+        config.busy_poll = Duration::from_micros(us.into());
+    }
     Ok(config)
 }
 
@@ -309,12 +312,16 @@ fn open_device(name: Option<&str>) -> Result<(TunDevice, TunQueue), Failure> {
 /// What a refused device means; its words say what to do.
 pub(crate) fn device_failure(error: &TunError) -> Failure {
     let exit = match error {
-        TunError::NotPermitted => Exit::NoPermission,
+        TunError::NotPermitted | TunError::DeviceDenied => Exit::NoPermission,
         TunError::BadName(_) => Exit::Usage,
         _ => Exit::CannotCreate,
     };
     let advice = match error {
-        TunError::NotPermitted => "without a device: `--no-tun`",
+        TunError::NotPermitted => {
+            "`sudo setcap cap_net_admin+ep \"$(command -v datum-connect)\"`, or attach without a \
+             device: `--no-tun`"
+        }
+        TunError::DeviceDenied | TunError::NoDevice => "or attach without a device: `--no-tun`",
         _ => "",
     };
     Failure::new(exit, error.to_string(), advice)
