@@ -312,7 +312,8 @@ impl Supervisor {
             let Some(shard) = ShardId::new(index, shards) else {
                 continue;
             };
-            let machine = MachineConfig::new(crate::run::random()?, self.secrets.reset);
+            let mut machine = MachineConfig::new(crate::run::random()?, self.secrets.reset);
+            machine.tuning.max_udp_payload_bytes = masque_transport::JUMBO_UDP_PAYLOAD_BYTES;
             let server = Arc::clone(&server);
             let setup = PortSetup {
                 port,
