@@ -22,6 +22,14 @@ end
 local function says(type)
   return type .. ": " .. (by[type].reason or "") .. ": " .. (by[type].message or "")
 end
+-- Reconciling goes first: work is under way, whatever else is said.
+if is("Reconciling", "True") then
+  return { status = "Progressing", message = says("Reconciling") }
+end
+-- A warning makes a condition False and leaves Ready True.
+if is("Ready", "True") then
+  return { status = "Healthy", message = by.Ready.message or "" }
+end
 for _, type in ipairs({ "Accepted", "ResolvedRefs" }) do
   if is(type, "False") then
     return { status = "Degraded", message = says(type) }
@@ -34,12 +42,6 @@ for _, type in ipairs({ "Programmed", "FabricReady" }) do
 end
 if is("Stalled", "True") then
   return { status = "Degraded", message = says("Stalled") }
-end
-if is("Reconciling", "True") then
-  return { status = "Progressing", message = says("Reconciling") }
-end
-if is("Ready", "True") then
-  return { status = "Healthy", message = by.Ready.message or "" }
 end
 if by.Ready ~= nil then
   hs.message = says("Ready")
