@@ -19,7 +19,7 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// The API server refused it, or could not be reached.
-    #[error("{0}")]
+    #[error("{}", plain(.0))]
     Kube(#[from] kube::Error),
     /// No answer; whether it was done is not known.
     #[error("the API server gave no answer for {} s", CALL_TIMEOUT.as_secs())]
@@ -42,6 +42,20 @@ impl CallError {
             Some(code) => matches!(code, 404 | 408 | 409 | 410 | 429 | 500..),
         }
     }
+}
+
+/// What the API server says, without its details, and with the causes of anything else.
+fn plain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({})", status.message, status.code);
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Makes one call, at most [`CALL_TIMEOUT`] long.

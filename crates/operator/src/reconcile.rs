@@ -281,7 +281,7 @@ impl Reconciler {
                         "a new Snapshot is in force"
                     );
                     self.spreading.insert(name, Instant::now());
-                    self.versions.put(snapshot);
+                    self.versions.put(snapshot, &document);
                 }
                 Err(error) => {
                     tracing::warn!(point = %snapshot.ingress_point, %error, "a Snapshot cannot be published");

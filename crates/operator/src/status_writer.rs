@@ -66,6 +66,18 @@ impl Wanted {
     pub(crate) fn differs(&self) -> bool {
         self.current != self.status
     }
+
+    /// Metadata that make the API server refuse the write when the object is another one by now.
+    /// An empty version means 0 to it, so that what is not known is left out.
+    fn conditions_of_write(&self) -> Value {
+        let mut metadata = serde_json::Map::new();
+        for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.version)] {
+            if let Some(value) = value {
+                metadata.insert(key.to_owned(), Value::String(value.clone()));
+            }
+        }
+        Value::Object(metadata)
+    }
 }
 
 /// How much of an object's allowance is left.
@@ -238,10 +250,7 @@ impl StatusWriter {
         let patch = json!({
             "apiVersion": K::api_version(&()),
             "kind": K::kind(&()),
-            "metadata": {
-                "uid": wanted.uid,
-                "resourceVersion": wanted.version,
-            },
+            "metadata": wanted.conditions_of_write(),
             "status": wanted.status,
         });
         let api: Api<DeserializeGuard<K>> =

@@ -1,13 +1,40 @@
-//! Statuses of every object.
+//! Statuses of every object: what [`status`] says of what was seen, written where it differs.
 
 use std::{collections::BTreeMap, time::Instant};
 
-use k8s_openapi::jiff::Timestamp;
-use masque_controller::{Problem, ipam::AssignOutcome};
-use masque_model::ObjectName;
-use masque_stream::Hub;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Pod, Service},
+    },
+    jiff::Timestamp,
+};
+use kube::{Resource, api::DynamicObject};
+use masque_api::{
+    ConditionType, ConnectorAttachment, ConnectorAttachmentStatus, VPCAccessPolicy, VPCIngressPoint,
+};
+use masque_controller::{
+    Kind, ObjectRef, Problem,
+    children::{INGRESS_POINT_LABEL, child_name, label_value},
+    ipam::AssignOutcome,
+    status::{
+        Observed, PodReport, PointState, SessionReport, attachment_status, by_object,
+        failed_create, ingress_point_status, policy_status, sessions,
+    },
+};
+use masque_model::{ObjectName, Snapshot};
+use masque_stream::{Hub, PodState};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
-use crate::{status_writer::StatusWriter, versions::Versions, view::View, writer::Writer};
+use crate::{
+    index::{Index, name_of},
+    kinds::ChildKind,
+    status_writer::{STATUS_MANAGER, StatusWriter, Wanted},
+    versions::Versions,
+    view::View,
+    writer::Writer,
+};
 
 /// What statuses are made of, besides the objects.
 pub(crate) struct Facts<'a> {
@@ -29,18 +56,402 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Statuses {
     writer: Writer,
     statuses: StatusWriter,
+    /// What was written of objects that cannot be read, so that it is written once.
+    unreadable: BTreeMap<ObjectRef, (Value, Value)>,
 }
 
 impl Statuses {
+    /// Statuses of objects that nobody looked at yet; `pod` names this process in events.
     pub(crate) fn new(writer: Writer, pod: &str) -> Self {
         Self {
             statuses: StatusWriter::new(writer.clone(), pod),
             writer,
+            unreadable: BTreeMap::new(),
         }
     }
 
-    pub(crate) async fn write(&self, _view: &View, _facts: &Facts<'_>) -> (Option<Instant>, usize) {
+    /// Writes what differs; when to look again, and how many writes wait.
+    pub(crate) async fn write(
+        &mut self,
+        view: &View,
+        facts: &Facts<'_>,
+    ) -> (Option<Instant>, usize) {
+        let observed = self.observe(view, facts);
+        let wanted = wanted(view, facts, &observed);
+        let rounds = [
+            self.statuses
+                .round(wanted.points, STATUS_MANAGER, |index| &mut index.points)
+                .await,
+            self.statuses
+                .round(wanted.attachments, STATUS_MANAGER, |index| {
+                    &mut index.attachments
+                })
+                .await,
+            self.statuses
+                .round(wanted.policies, STATUS_MANAGER, |index| &mut index.policies)
+                .await,
+            self.unreadable(facts).await,
+        ];
         self.statuses.tidy();
-        (None, 0)
+        self.count();
+        let at = rounds.iter().filter_map(|(at, _)| *at).min();
+        (at, rounds.iter().map(|(_, waiting)| waiting).sum())
+    }
+
+    /// What was seen of every ingress point besides its resources.
+    fn observe(&self, view: &View, facts: &Facts<'_>) -> BTreeMap<ObjectName, Observed> {
+        let index = self.writer.index.lock();
+        let mut pods = pods(&index);
+        let mut all = BTreeMap::new();
+        for point in &view.points {
+            let name = name_of(&point.metadata);
+            let child = ObjectName::new(&name.namespace, child_name(&name.name));
+            let deployment: Option<Deployment> = typed(&index, ChildKind::Deployment, &child);
+            let status = deployment.as_ref().and_then(|it| it.status.as_ref());
+            let label = ObjectName::new(&name.namespace, label_value(&name.name));
+            let mut reports = pods.remove(&label).unwrap_or_default();
+            merge(&mut reports, &name, facts.hub);
+            let refused = facts.refused.get(&name).cloned();
+            let observed = Observed {
+                pods: reports,
+                replicas: status.and_then(|status| status.replicas).unwrap_or(0),
+                ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or(0),
+                failed_create: refused.or_else(|| failed_create(deployment.as_ref()?)),
+                service: typed::<Service>(&index, ChildKind::Service, &child),
+                snapshot_hash: facts.versions.hash(&name),
+                ..Observed::default()
+            };
+            all.insert(name, observed);
+        }
+        all
+    }
+
+    /// Says once on each object that cannot be read what is wrong with it.
+    async fn unreadable(&mut self, facts: &Facts<'_>) -> (Option<Instant>, usize) {
+        let mut found = BTreeMap::new();
+        let index = self.writer.index.lock();
+        let kinds = [
+            (Kind::VPCIngressPoint, metadata(index.points.unreadable())),
+            (
+                Kind::ConnectorAttachment,
+                metadata(index.attachments.unreadable()),
+            ),
+        ];
+        drop(index);
+        for (kind, objects) in kinds {
+            for (name, generation, uid, error) in objects {
+                let key = ObjectRef::new(kind, name);
+                let what = json!([generation, uid, error]);
+                let told = self.unreadable.remove(&key).filter(|(old, _)| *old == what);
+                let current = told.map_or(Value::Null, |(_, status)| status);
+                let status = match &current {
+                    Value::Null => invalid(generation, &error, facts.now),
+                    written => written.clone(),
+                };
+                found.insert(key, (what, current, status, uid));
+            }
+        }
+        let wanted = |kind: Kind| -> Vec<Wanted> {
+            let of_kind = found.iter().filter(|(key, _)| key.kind == kind.as_str());
+            of_kind
+                .map(|(key, (_, current, status, uid))| Wanted {
+                    name: key.name.clone(),
+                    uid: uid.clone(),
+                    version: None,
+                    current: current.clone(),
+                    status: status.clone(),
+                })
+                .collect()
+        };
+        let (points, attachments) = (
+            wanted(Kind::VPCIngressPoint),
+            wanted(Kind::ConnectorAttachment),
+        );
+        let points = self
+            .statuses
+            .round::<VPCIngressPoint>(points, STATUS_MANAGER, |index| &mut index.points)
+            .await;
+        let attachments = self
+            .statuses
+            .round::<ConnectorAttachment>(attachments, STATUS_MANAGER, |index| {
+                &mut index.attachments
+            })
+            .await;
+        if points.1 + attachments.1 == 0 {
+            let written = found.into_iter();
+            self.unreadable = written
+                .map(|(key, (what, _, status, _))| (key, (what, status)))
+                .collect();
+        }
+        let at = points.0.into_iter().chain(attachments.0).min();
+        (at, points.1 + attachments.1)
+    }
+
+    fn count(&self) {
+        let index = self.writer.index.lock();
+        let points = index.points.read();
+        let points = points.map(|(_, it)| it.status.as_ref().map(|it| it.conditions.as_slice()));
+        self.gauge("VPCIngressPoint", points);
+        let attachments = index.attachments.read();
+        let attachments =
+            attachments.map(|(_, it)| it.status.as_ref().map(|it| it.conditions.as_slice()));
+        self.gauge("ConnectorAttachment", attachments);
+        let policies = index.policies.len();
+        let gauge = self
+            .writer
+            .metrics
+            .managed
+            .with_label_values(&["VPCAccessPolicy", ""]);
+        gauge.set(i64::try_from(policies).unwrap_or(i64::MAX));
+    }
+
+    fn gauge<'a>(
+        &self,
+        kind: &str,
+        conditions: impl Iterator<
+            Item = Option<&'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]>,
+        >,
+    ) {
+        let (mut ready, mut not_ready) = (0, 0);
+        for conditions in conditions {
+            let mut conditions = conditions.unwrap_or_default().iter();
+            let fine = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+                c.type_ == ConditionType::Ready.as_str() && c.status == "True"
+            };
+            if conditions.any(fine) {
+                ready += 1;
+            } else {
+                not_ready += 1;
+            }
+        }
+        let managed = &self.writer.metrics.managed;
+        managed.with_label_values(&[kind, "true"]).set(ready);
+        managed.with_label_values(&[kind, "false"]).set(not_ready);
     }
 }
+
+/// Statuses as they should be.
+struct AllWanted {
+    points: Vec<Wanted>,
+    attachments: Vec<Wanted>,
+    policies: Vec<Wanted>,
+}
+
+fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observed>) -> AllWanted {
+    let problems = by_object(facts.problems);
+    let about = |kind: Kind, name: &ObjectName| -> &[&Problem] {
+        let key = ObjectRef::new(kind, name.clone());
+        problems.get(&key).map_or(&[], Vec::as_slice)
+    };
+    let states = states(facts.versions, observed);
+    let sessions = sessions(observed.values().flat_map(|observed| &observed.pods));
+    let mut outcomes: BTreeMap<&ObjectName, Vec<&AssignOutcome>> = BTreeMap::new();
+    for outcome in facts.outcomes {
+        outcomes
+            .entry(&outcome.attachment)
+            .or_default()
+            .push(outcome);
+    }
+    let nothing = Observed::default();
+    let points = view.points.iter().map(|point| {
+        let name = name_of(&point.metadata);
+        let problems = about(Kind::VPCIngressPoint, &name);
+        let snapshot = facts.versions.find(&name).map(|snapshot| &**snapshot);
+        let seen = observed.get(&name).unwrap_or(&nothing);
+        let status = ingress_point_status(point, problems, snapshot, seen, facts.now);
+        write(&**point, point.status.as_ref(), &status)
+    });
+    let attachments = view.attachments.iter().map(|attachment| {
+        let name = name_of(&attachment.metadata);
+        let status = attachment_status(
+            attachment,
+            about(Kind::ConnectorAttachment, &name),
+            outcomes.get(&name).map_or(&[], Vec::as_slice),
+            &of_vpc(attachment, &states),
+            sessions.get(&name).map_or(&[], Vec::as_slice),
+            facts.now,
+        );
+        // The addresses are another manager's.
+        let current = attachment
+            .status
+            .clone()
+            .map(|status| ConnectorAttachmentStatus {
+                assigned_ip: None,
+                assigned_ips: Vec::new(),
+                ..status
+            });
+        write(&**attachment, current.as_ref(), &status)
+    });
+    let policies = view
+        .policies
+        .iter()
+        .map(|policy| policy_wanted(policy, &about, &states, facts));
+    AllWanted {
+        points: points.collect(),
+        attachments: attachments.collect(),
+        policies: policies.collect(),
+    }
+}
+
+fn policy_wanted<'a>(
+    policy: &VPCAccessPolicy,
+    about: &impl Fn(Kind, &ObjectName) -> &'a [&'a Problem],
+    states: &BTreeMap<&str, Vec<PointState<'_>>>,
+    facts: &Facts<'_>,
+) -> Wanted {
+    let name = name_of(&policy.metadata);
+    let points = states
+        .get(name.namespace.as_str())
+        .map_or(&[][..], Vec::as_slice);
+    let problems = about(Kind::VPCAccessPolicy, &name);
+    let status = policy_status(policy, problems, points, facts.now);
+    let mut wanted = write(policy, policy.status.as_ref(), &status);
+    // The list is one value, with entries of other controllers in it.
+    wanted.version = policy.metadata.resource_version.clone();
+    wanted
+}
+
+/// The ingress points in force, by namespace.
+fn states<'a>(
+    versions: &'a Versions,
+    observed: &'a BTreeMap<ObjectName, Observed>,
+) -> BTreeMap<&'a str, Vec<PointState<'a>>> {
+    let mut states: BTreeMap<&str, Vec<PointState<'_>>> = BTreeMap::new();
+    for (name, observed) in observed {
+        if let Some(snapshot) = versions.find(name) {
+            let snapshot: &Snapshot = snapshot;
+            states
+                .entry(name.namespace.as_str())
+                .or_default()
+                .push(PointState {
+                    snapshot,
+                    pods: &observed.pods,
+                });
+        }
+    }
+    states
+}
+
+/// The ingress points of an attachment's VPC in its namespace.
+fn of_vpc<'a>(
+    attachment: &ConnectorAttachment,
+    states: &BTreeMap<&str, Vec<PointState<'a>>>,
+) -> Vec<PointState<'a>> {
+    let namespace = attachment.metadata.namespace.as_deref().unwrap_or_default();
+    let vpc = &attachment.spec.vpc_ref;
+    let vpc = ObjectName::new(vpc.namespace.as_deref().unwrap_or(namespace), &vpc.name);
+    let points = states.get(namespace).map_or(&[][..], Vec::as_slice);
+    points
+        .iter()
+        .filter(|point| point.snapshot.vpc == vpc)
+        .copied()
+        .collect()
+}
+
+fn write<K: Resource>(
+    object: &K,
+    current: Option<&impl Serialize>,
+    status: &impl Serialize,
+) -> Wanted {
+    // Statuses always have a JSON form.
+    let json = |status: Result<Value, serde_json::Error>| status.unwrap_or_default();
+    Wanted {
+        name: name_of(object.meta()),
+        uid: object.meta().uid.clone(),
+        version: None,
+        current: current.map_or(Value::Null, |current| json(serde_json::to_value(current))),
+        status: json(serde_json::to_value(status)),
+    }
+}
+
+/// Gateway pods by namespace and label.
+fn pods(index: &Index) -> BTreeMap<ObjectName, Vec<PodReport>> {
+    let mut pods: BTreeMap<ObjectName, Vec<PodReport>> = BTreeMap::new();
+    let shelf = index.children.get(&ChildKind::Pod);
+    for (name, object) in shelf.iter().flat_map(|shelf| shelf.read()) {
+        let labels = object.metadata.labels.as_ref();
+        let Some(label) = labels.and_then(|labels| labels.get(INGRESS_POINT_LABEL)) else {
+            continue;
+        };
+        let Some(pod) = parsed::<Pod>(object) else {
+            continue;
+        };
+        let key = ObjectName::new(&name.namespace, label);
+        pods.entry(key).or_default().push(PodReport::new(&pod));
+    }
+    pods
+}
+
+/// Adds what pods say over the stream; what pods that are gone said is forgotten.
+fn merge(reports: &mut [PodReport], point: &ObjectName, hub: &Hub) {
+    for state in hub.reports(point) {
+        match reports.iter_mut().find(|report| report.pod == state.pod) {
+            Some(report) => say(report, state),
+            None if !state.connected => hub.forget(point, &state.pod),
+            None => {}
+        }
+    }
+}
+
+fn say(report: &mut PodReport, state: PodState) {
+    report.acked_version = state.acked;
+    report.rejected = state.rejected.map(|(_, reason)| reason);
+    // Sessions of a pod that is not connected may be over; they come back with the pod.
+    if state.connected {
+        let sessions = state.sessions.into_iter();
+        report.sessions = sessions
+            .map(|session| SessionReport {
+                attachment: session.attachment,
+                transport: session.transport,
+                since_unix_s: session.since_unix_s,
+            })
+            .collect();
+    }
+}
+
+fn typed<K: DeserializeOwned>(index: &Index, kind: ChildKind, name: &ObjectName) -> Option<K> {
+    parsed(index.child(kind, name)?)
+}
+
+fn parsed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
+    let value = serde_json::to_value(object).ok()?;
+    serde_json::from_value(value).ok()
+}
+
+type Unread = (ObjectName, Option<i64>, Option<String>, String);
+
+fn metadata<'a>(
+    objects: impl Iterator<Item = (&'a ObjectName, &'a kube::core::ObjectMeta, &'a str)>,
+) -> Vec<Unread> {
+    objects
+        .map(|(name, meta, error)| {
+            (
+                name.clone(),
+                meta.generation,
+                meta.uid.clone(),
+                error.to_owned(),
+            )
+        })
+        .collect()
+}
+
+/// The status of an object that cannot be read.
+fn invalid(generation: Option<i64>, error: &str, now: Timestamp) -> Value {
+    let conditions = [ConditionType::Accepted, ConditionType::Ready].map(|type_| {
+        json!({
+            "type": type_.as_str(),
+            "status": "False",
+            "reason": masque_controller::Reason::Invalid.as_str(),
+            "message": format!(
+                "this version of the operator cannot read it: {error}; correct the field, or \
+                 upgrade the operator with its CustomResourceDefinitions"
+            ),
+            "observedGeneration": generation,
+            "lastTransitionTime": now.to_string(),
+        })
+    });
+    json!({"observedGeneration": generation, "conditions": conditions})
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use crate::index::name_of;
 pub(crate) struct Versions {
     current: BTreeMap<ObjectName, Arc<Snapshot>>,
     last: BTreeMap<ObjectName, u64>,
+    hashes: BTreeMap<ObjectName, String>,
 }
 
 impl Versions {
@@ -56,9 +57,16 @@ impl Versions {
         Some(snapshot)
     }
 
-    /// A Snapshot came into force.
-    pub(crate) fn put(&mut self, snapshot: Arc<Snapshot>) {
+    /// The hash of the Snapshot of one ingress point.
+    pub(crate) fn hash(&self, point: &ObjectName) -> Option<String> {
+        self.hashes.get(point).cloned()
+    }
+
+    /// A Snapshot came into force, published as `document`.
+    pub(crate) fn put(&mut self, snapshot: Arc<Snapshot>, document: &Document) {
         let name = snapshot.ingress_point.clone();
+        self.hashes
+            .insert(name.clone(), document.hash().to_string());
         self.last.insert(name.clone(), snapshot.version);
         self.current.insert(name, snapshot);
     }
@@ -78,6 +86,7 @@ impl Versions {
             .collect();
         for name in &gone {
             self.current.remove(name);
+            self.hashes.remove(name);
         }
         self.last.retain(|name, _| there(name));
         gone
@@ -85,7 +94,7 @@ impl Versions {
 }
 
 /// The hash of a Snapshot as status has it.
-pub(crate) fn hash_of(snapshot: &Snapshot) -> Option<String> {
+fn hash_of(snapshot: &Snapshot) -> Option<String> {
     Document::encode(snapshot)
         .ok()
         .map(|document| document.hash().to_string())

@@ -1,6 +1,9 @@
 //! Outer links of different sizes.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use masque_netns_tests::{
     Client, Echo, Fabric, Links, connects, eventually, exchange, ping, ping_fails,
@@ -36,20 +39,67 @@ fn largest(ns: &masque_testkit::Netns, to: &str, mtu: u32) {
     ping(ns, to, &["-M", "do", "-s", &size]);
 }
 
-#[test]
-fn links_of_1280_are_refused_in_words() {
-    let Some(fabric) = fabric(1280, 1500) else {
-        return;
-    };
+/// The last words of an attachment over links of 1280, and how long it took to say them.
+fn refused(silent: bool) -> Option<(String, Duration)> {
+    let fabric = fabric(1500, 1500)?;
+    let router = &fabric.router;
+    router.ip(&["link", "set", "gateway", "mtu", "1280"]);
+    fabric.gateway.ip(&["link", "set", "access", "mtu", "1280"]);
+    if silent {
+        // A firewall that keeps the ICMP errors of the narrow link to itself.
+        router.run("nft", &["add table ip silent"]);
+        let chain = "add chain ip silent out { type filter hook output priority 0; }";
+        router.run("nft", &[chain]);
+        let rule = "add rule ip silent out icmp type destination-unreachable drop";
+        router.run("nft", &[rule]);
+    }
     let gateway = fabric.start_gateway();
+    let started = Instant::now();
     let client = Client::start(&fabric, &fabric.laptop, "laptop", VPC, &[]);
     let ended = client.end(Duration::from_secs(20));
     assert_eq!(ended.code, Some(69), "{}", ended.output);
-    // The handshake itself probes for 1331 bytes, so a path that is too small looks like one that
-    // drops everything; the words have to cover both.
-    let last = ended.output.lines().last().unwrap();
-    assert!(last.contains("192.0.2.1:4433"), "{}", ended.output);
     assert_eq!(gateway.sessions(), 0);
+    let last = ended.output.lines().last().unwrap_or_default().to_owned();
+    for word in [
+        "192.0.2.1:4433",
+        "too narrow",
+        "1359",
+        "tracepath -n 192.0.2.1",
+    ] {
+        assert!(last.contains(word), "{word}: {}", ended.output);
+    }
+    Some((last, started.elapsed()))
+}
+
+#[test]
+fn links_of_1280_are_refused_in_words() {
+    let Some((last, took)) = refused(false) else {
+        return;
+    };
+    assert!(last.contains("packets of 1280 bytes"), "{last}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[test]
+fn links_of_1280_that_say_nothing_are_measured() {
+    let Some((last, _)) = refused(true) else {
+        return;
+    };
+    let found = (1260..=1280).any(|mtu| last.contains(&format!("packets of {mtu} bytes")));
+    assert!(found, "{last}");
+}
+
+#[test]
+fn the_clients_own_link_of_1280_is_refused_in_words() {
+    let Some(fabric) = fabric(1280, 1500) else {
+        return;
+    };
+    let _gateway = fabric.start_gateway();
+    let client = Client::start(&fabric, &fabric.laptop, "laptop", VPC, &[]);
+    let ended = client.end(Duration::from_secs(20));
+    assert_eq!(ended.code, Some(69), "{}", ended.output);
+    let last = ended.output.lines().last().unwrap();
+    assert!(last.contains("packets of 1280 bytes"), "{}", ended.output);
 }
 
 /// Everything that holds for every link large enough.
@@ -60,13 +110,17 @@ fn passes(access_mtu: u32, underlay_mtu: u32) {
     let _gateway = fabric.start_gateway();
     let client = fabric.attach(&fabric.laptop, "laptop", VPC);
     let (ipv4, ipv6) = (client.ipv4().to_string(), client.ipv6().to_string());
-    // The search ends at the size of Ethernet's frames.
-    let room = (access_mtu - 28).min(underlay_mtu - 40).min(1452);
+    // Without jumbo frames the search ends where Ethernet does, with them at 9000 less IPv6 and UDP.
+    let search_max = if access_mtu > 1500 { 8952 } else { 1452 };
+    let room = (access_mtu - 28).min(underlay_mtu - 40).min(search_max);
     // Headers and tag of QUIC at most, and the path may still be searched.
     eventually("the device has most of what the path carries", || {
         client.mtu() >= (room - 55).max(1280) && client.mtu() <= underlay_mtu - 40
     });
     let mtu = settled(&client);
+    if access_mtu.min(underlay_mtu) >= 9000 {
+        assert!(mtu > 8800, "{mtu}");
+    }
     largest(&fabric.laptop, WORK_V6, 1280);
     largest(&fabric.work_1p, &ipv6, 1280);
     for (ns, to) in [
