@@ -145,14 +145,18 @@ pub enum AttachError {
     /// Small packets reach the gateway, those that a tunnel needs do not: RFC 9484 §7.2 has a tunnel
     /// carry IPv6, and so does every Initial show that the path does.
     #[error(
-        "the path to the gateway {gateway} is too narrow: it carries IP packets of {mtu_bytes} bytes \
-         (MTU), and a tunnel for IPv6 needs {needed_bytes} (RFC 9484 §7.2)"
+        "the path to the gateway {gateway} is too narrow: its MTU is {}{mtu_bytes} bytes, and a tunnel \
+         for IPv6 needs {needed_bytes} (RFC 9484 §7.2)",
+        if *is_exact { "" } else { "about " }
     )]
     PathTooNarrow {
         /// The gateway's address.
         gateway: SocketAddr,
-        /// The MTU found: what a router or this machine told, else the largest that got through.
+        /// The MTU found.
         mtu_bytes: u32,
+        /// A router or this machine told it; else it is the largest probe that got through, and up
+        /// to 20 bytes less than the path carries.
+        is_exact: bool,
         /// The MTU that is needed.
         needed_bytes: u32,
     },

@@ -71,6 +71,7 @@ fn failures() -> Vec<AttachError> {
         AttachError::PathTooNarrow {
             gateway,
             mtu_bytes: 1280,
+            is_exact: true,
             needed_bytes: 1359,
         },
         AttachError::PeerLost { silent: waited },

@@ -50,12 +50,16 @@ impl Tunnel {
 
     /// A packet to `remote` was longer than an MTU on its way, or than the link's. An open tunnel
     /// finds its size by itself (RFC 9000 §14.3); a connection that was not answered yet may never
-    /// be, which is found out at once. The word alone ends nothing: anybody could forge it.
+    /// be, which is found out at once. The word alone ends nothing: anybody could forge it. Port 0
+    /// means every port of the address.
     pub fn handle_too_big(&mut self, now: Instant, remote: SocketAddr, mtu_bytes: u32) {
         self.now = now;
-        let waits = |attempt: &&Attempt| {
-            attempt.is_unanswered() && canonical(attempt.remote) == canonical(remote)
+        let (ip, port) = (remote.ip().to_canonical(), remote.port());
+        // Linux leaves the port out when this machine's own link is too narrow.
+        let same = |other: SocketAddr| {
+            other.ip().to_canonical() == ip && (port == 0 || other.port() == port)
         };
+        let waits = |attempt: &&Attempt| attempt.is_unanswered() && same(attempt.remote);
         if mtu_bytes >= needed_mtu_bytes(remote) {
             return;
         }
@@ -91,7 +95,7 @@ impl Tunnel {
             let probe = &mut self.probes[at];
             probe.told_mtu_bytes = told_mtu_bytes.or(probe.told_mtu_bytes);
             if let (true, Some(mtu_bytes)) = (probe.answered, probe.told_mtu_bytes) {
-                self.too_narrow(at, mtu_bytes);
+                self.too_narrow(at, mtu_bytes, true);
             }
             return;
         }
@@ -121,7 +125,7 @@ impl Tunnel {
         let probe = &mut self.probes[at];
         probe.answered = true;
         if let Some(mtu_bytes) = probe.told_mtu_bytes {
-            self.too_narrow(at, mtu_bytes);
+            self.too_narrow(at, mtu_bytes, true);
         }
     }
 
@@ -131,7 +135,7 @@ impl Tunnel {
             return false;
         };
         let headers_bytes = headers_bytes(self.probes[at].remote);
-        self.too_narrow(at, u32::from(udp_payload_bytes) + headers_bytes);
+        self.too_narrow(at, u32::from(udp_payload_bytes) + headers_bytes, false);
         true
     }
 
@@ -148,13 +152,14 @@ impl Tunnel {
         }
     }
 
-    fn too_narrow(&mut self, at: usize, mtu_bytes: u32) {
+    fn too_narrow(&mut self, at: usize, mtu_bytes: u32, is_exact: bool) {
         let probe = self.probes.swap_remove(at);
         let reason = "the path is too narrow for a tunnel";
         self.machine.close(probe.conn, Code::H3_NO_ERROR, reason);
         let error = AttachError::PathTooNarrow {
             gateway: canonical(probe.remote),
             mtu_bytes,
+            is_exact,
             needed_bytes: needed_mtu_bytes(probe.remote),
         };
         self.fail_unanswered(probe.remote, &error);

@@ -1,6 +1,6 @@
 //! Every way in which an attachment does not come about, and what is said about it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use masque_testkit::DevelopmentCa;
 use masque_transport::tls::ServerTrust;
@@ -153,6 +153,7 @@ fn n62_a_path_too_narrow_for_ipv6() {
         _,
         TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
             mtu_bytes,
+            is_exact: false,
             needed_bytes: 1359,
             gateway,
         })),
@@ -178,13 +179,16 @@ fn n62_a_router_that_says_too_big_spares_the_wait() {
     narrow.client.handle_too_big(narrow.now, other, 1280);
     narrow.run_for(Duration::from_secs(1));
     assert_eq!(narrow.client.phase(), Phase::Connecting);
-    narrow.client.handle_too_big(narrow.now, remote, 1311);
+    // As this machine's own link says it: without a port.
+    let own = SocketAddr::new(remote.ip(), 0);
+    narrow.client.handle_too_big(narrow.now, own, 1311);
     let took = narrow.run_until("closed", |w| w.client.phase() == Phase::Closed);
     assert!(took < Duration::from_millis(200), "{took:?}");
     assert!(narrow.has(|event| matches!(
         event,
         TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
             mtu_bytes: 1311,
+            is_exact: true,
             ..
         }))
     )));
@@ -207,7 +211,7 @@ fn a_forged_too_big_ends_nothing() {
 fn the_second_address_is_tried_beside_the_first() {
     let mut world = World::new(Behaviour::default());
     // Only the gateway's own address answers; the other is a black hole.
-    let dead = std::net::SocketAddr::from(([203, 0, 113, 9], 4433));
+    let dead = SocketAddr::from(([203, 0, 113, 9], 4433));
     world.addresses = vec![world.addresses[0]];
     world.client.start(world.now);
     // The resolver's answer in the wrong order.
