@@ -124,6 +124,8 @@ enum Step {
     Think(usize),
     Act(usize),
     Crash(usize),
+    /// A whole pass with today's ledger, and attachments as last seen.
+    Pass(usize),
     Wait,
 }
 
@@ -138,6 +140,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (0..2_usize).prop_map(Step::Think),
         9 => (0..2_usize).prop_map(Step::Act),
         1 => (0..2_usize).prop_map(Step::Crash),
+        4 => (0..2_usize).prop_map(Step::Pass),
         1 => Just(Step::Wait),
     ];
     prop::collection::vec(step, 0..120)
@@ -196,12 +199,51 @@ proptest! {
                 Step::Think(i) => operators[i].think(&fixed, now),
                 Step::Act(i) => operators[i].act(&mut api),
                 Step::Crash(i) => operators[i] = Operator::default(),
+                Step::Pass(i) => {
+                    operators[i].ledger = api.ledger.clone();
+                    operators[i].think(&fixed, now);
+                    while operators[i].plan.is_some() {
+                        operators[i].act(&mut api);
+                        unique(&api)?;
+                    }
+                }
                 Step::Wait => now += QUARANTINE_S,
             }
             unique(&api)?;
         }
         settle(api, &fixed, now)?;
     }
+}
+
+/// The claim has left the ledger, and the other operator's view is from before it was written: only
+/// the version in the ledger says so.
+#[test]
+fn a_view_from_before_a_finished_claim_gives_nothing() {
+    let mut api = Api::default();
+    let [mut one, mut two] = [Operator::default(), Operator::default()];
+    let pass = |operator: &mut Operator, api: &mut Api, fixed: &BTreeMap<_, _>| {
+        operator.ledger = api.ledger.clone();
+        operator.think(fixed, NOW);
+        while operator.plan.is_some() {
+            operator.act(api);
+        }
+    };
+    let mut fixed = BTreeMap::new();
+    let version = api.next();
+    api.attachments.insert(the(0), (version, Vec::new()));
+    one.held = api.view();
+    let version = api.next();
+    api.attachments.insert(the(1), (version, Vec::new()));
+    two.held = api.view();
+    pass(&mut one, &mut api, &fixed);
+    let given = api.attachments[&the(0)].1.clone();
+    assert_eq!(given.len(), 1);
+    fixed.insert(the(1), given);
+    one.held = api.view();
+    pass(&mut one, &mut api, &fixed);
+    assert_eq!(api.ledger.as_ref().unwrap().1.claims.len(), 0);
+    pass(&mut two, &mut api, &fixed);
+    unique(&api).unwrap();
 }
 
 /// Left alone, one operator gives an address to everybody as long as there are any, and rests.
