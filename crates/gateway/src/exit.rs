@@ -1,7 +1,10 @@
 //! Errors that end the process: one line, what and why and the command that mends it, and an exit
 //! status of sysexits(3).
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Exit statuses of sysexits(3).
 pub(crate) mod status {
@@ -111,6 +114,18 @@ fn because(reason: &Option<String>) -> String {
 }
 
 impl Fatal {
+    /// That no ingress point can run; because of the first error of one, else the first of all.
+    pub(crate) fn nothing_to_run(dir: &Path, problems: &[(bool, String)]) -> Self {
+        let errors = || problems.iter().filter(|(error, _)| *error);
+        let of_a_point = errors().find(|(_, line)| line.contains("VPCIngressPoint "));
+        Self::NothingToRun {
+            path: dir.to_owned(),
+            reason: of_a_point
+                .or_else(|| errors().next())
+                .map(|(_, line)| line.clone()),
+        }
+    }
+
     /// That a UDP port cannot be had.
     pub(crate) fn listen(port: u16, error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::PermissionDenied && port < PRIVILEGED_BELOW {
@@ -167,10 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_run_says_the_first_reason() {
-        let path = PathBuf::from("/m");
-        let reason = Some("put tls.crt and tls.key into /m/secrets/x".to_owned());
-        let text = Fatal::NothingToRun { path, reason }.to_string();
-        assert!(text.contains("can run: put tls.crt"), "{text}");
+    fn nothing_to_run_says_what_is_wrong_with_the_ingress_point() {
+        let lines = [
+            (true, "a.yaml: too long"),
+            (false, "VPCIngressPoint p: a warning"),
+            (true, "VPCIngressPoint p: there is no Secret; add one"),
+        ];
+        let lines = lines.map(|(error, line)| (error, line.to_owned()));
+        let text = |lines: &[_]| Fatal::nothing_to_run(Path::new("/m"), lines).to_string();
+        let all = text(&lines);
+        assert!(
+            all.contains("can run: VPCIngressPoint p: there is no Secret"),
+            "{all}"
+        );
+        assert!(text(&lines[..2]).contains("can run: a.yaml: too long"));
+        assert!(text(&[]).contains("can run; `masque-gateway check /m`"));
     }
 }

@@ -135,13 +135,7 @@ impl Supervisor {
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
             self.tell_problems(&problems);
-            return Err(Fatal::NothingToRun {
-                path: self.dir.clone(),
-                reason: problems
-                    .into_iter()
-                    .find(|(error, _)| *error)
-                    .map(|(_, line)| line),
-            });
+            return Err(Fatal::nothing_to_run(&self.dir, &problems));
         }
         let dirs = (self.dir.as_path(), self.state_dir.as_path());
         let (certificates, wrong) =
