@@ -71,6 +71,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
   verbs: [create, delete, patch]
+# The ledger of addresses: a write that names the version it was decided on.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [create, delete, patch]

@@ -11,9 +11,10 @@ use crate::Outcome;
 const CATALOGUE: &str = "docs/kubernetes/failures.md";
 
 /// Folders whose pages are read for links.
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     "docs",
     "docs/kubernetes",
+    "docs/kubernetes/tasks",
     "docs/reference",
     "examples/kubernetes",
 ];
