@@ -55,6 +55,8 @@ pub(crate) struct Addresses {
 pub(crate) struct Given {
     /// What became of each attachment.
     pub(crate) outcomes: Vec<AssignOutcome>,
+    /// Attachments whose addresses were written now.
+    pub(crate) fresh: BTreeSet<ObjectName>,
     /// When to try again what could not be written.
     pub(crate) again: Option<Instant>,
     /// Writes that did not succeed.
@@ -111,7 +113,9 @@ impl Addresses {
             .into_iter()
             .filter(|(_, write)| ready(write))
             .collect();
-        given.failed += self.write_addresses(writes).await;
+        let wanted = writes.len();
+        given.fresh = self.write_addresses(writes).await;
+        given.failed += wanted - given.fresh.len();
         if given.failed > 0 {
             given.again = Some(Instant::now() + RETRY);
         }
@@ -230,12 +234,15 @@ impl Addresses {
         Ok(DeserializeGuard(Ok(object)))
     }
 
-    /// Writes addresses into statuses; how many could not be written.
-    async fn write_addresses(&self, writes: Vec<(ObjectName, AddressWrite)>) -> usize {
-        let failed = Mutex::new(0);
+    /// Writes addresses into statuses; those that were written.
+    async fn write_addresses(
+        &self,
+        writes: Vec<(ObjectName, AddressWrite)>,
+    ) -> BTreeSet<ObjectName> {
+        let written = Mutex::new(BTreeSet::new());
         futures_util::stream::iter(writes)
             .for_each_concurrent(CONCURRENT, |(name, write)| {
-                let failed = &failed;
+                let done = &written;
                 async move {
                     if !self.writer.leadership.holds() {
                         return;
@@ -249,17 +256,17 @@ impl Addresses {
                             tracing::info!(attachment = %name, addresses = ?write.addresses, "addresses given");
                             self.writer.index.lock().attachments.put(seen(object));
                             self.writer.index.ring();
+                            done.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
                         }
                         Err(error) => {
                             writes.with_label_values(&labels(outcome(&error))).inc();
                             tracing::warn!(%error, attachment = %name, "addresses could not be written");
-                            *failed.lock().unwrap_or_else(PoisonError::into_inner) += 1;
                         }
                     }
                 }
             })
             .await;
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+        written.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn write_address(

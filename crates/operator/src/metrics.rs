@@ -53,120 +53,81 @@ impl Metrics {
     pub(crate) fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
         register_build_info(&registry, PREFIX)?;
-        let r = &registry;
+        let r = Names(&registry);
+        let answers = "Answers of the API server.";
+        let failed_watches = "Watches that failed and began again.";
+        let missing = "1 for each CustomResourceDefinition that is missing.";
+        let waiting = "Writes that wait for their turn.";
+        let children = "Writes and deletions of children.";
+        let managed = "Objects under the operator's care.";
+        let spread = "From a new Snapshot to the acknowledgement of every connected pod.";
         Ok(Self {
-            api_requests: counters(
-                r,
-                "api_requests_total",
-                "Answers of the API server.",
-                &["verb", "code"],
-            )?,
-            watch_errors: add(
-                r,
-                IntCounter::new(
-                    name("watch_errors_total"),
-                    "Watches that failed and began again.",
-                )?,
-            )?,
-            leader: add(
-                r,
-                IntGauge::new(name("leader"), "1 while this process leads.")?,
-            )?,
-            crd_missing: gauges(
-                r,
-                "crd_missing",
-                "1 for each CustomResourceDefinition that is missing.",
-                &["crd"],
-            )?,
-            reconciles: counters(
-                r,
-                "reconcile_total",
-                "Passes over all objects.",
-                &["outcome"],
-            )?,
-            reconcile_seconds: add(
-                r,
-                Histogram::with_opts(seconds("reconcile_duration_seconds", "Time of a pass."))?,
-            )?,
-            step_seconds: add(
-                r,
-                HistogramVec::new(
-                    seconds(
-                        "reconcile_step_duration_seconds",
-                        "Time of a step of a pass.",
-                    ),
-                    &["step"],
-                )?,
-            )?,
-            workqueue_depth: add(
-                r,
-                IntGauge::new(name("workqueue_depth"), "Writes that wait for their turn.")?,
-            )?,
-            status_writes: counters(
-                r,
+            api_requests: r.counters("api_requests_total", answers, &["verb", "code"])?,
+            watch_errors: r.counter("watch_errors_total", failed_watches)?,
+            leader: r.gauge("leader", "1 while this process leads.")?,
+            crd_missing: r.gauges("crd_missing", missing, &["crd"])?,
+            reconciles: r.counters("reconcile_total", "Passes over all objects.", &["outcome"])?,
+            reconcile_seconds: r.seconds("reconcile_duration_seconds", "Time of a pass.")?,
+            step_seconds: r.steps("reconcile_step_duration_seconds", "Time of a step.")?,
+            workqueue_depth: r.gauge("workqueue_depth", waiting)?,
+            status_writes: r.counters(
                 "status_writes_total",
                 "Writes of status.",
                 &["kind", "outcome"],
             )?,
-            child_writes: counters(
-                r,
-                "child_writes_total",
-                "Writes and deletions of children.",
-                &["kind", "outcome"],
-            )?,
-            managed: gauges(
-                r,
-                "managed_objects",
-                "Objects under the operator's care.",
-                &["kind", "ready"],
-            )?,
-            propagation_seconds: add(
-                r,
-                Histogram::with_opts(seconds(
-                    "config_propagation_seconds",
-                    "From a new Snapshot to the acknowledgement of every connected pod.",
-                ))?,
-            )?,
+            child_writes: r.counters("child_writes_total", children, &["kind", "outcome"])?,
+            managed: r.gauges("managed_objects", managed, &["kind", "ready"])?,
+            propagation_seconds: r.seconds("config_propagation_seconds", spread)?,
             registry,
         })
     }
 }
 
-fn name(name: &str) -> String {
-    format!("{PREFIX}_{name}")
+/// Registers metrics under the common prefix.
+struct Names<'a>(&'a Registry);
+
+impl Names<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, MetricsError> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, rest: &str, help: &str) -> Result<IntCounter, MetricsError> {
+        self.add(IntCounter::new(name(rest), help)?)
+    }
+
+    fn gauge(&self, rest: &str, help: &str) -> Result<IntGauge, MetricsError> {
+        self.add(IntGauge::new(name(rest), help)?)
+    }
+
+    fn counters(
+        &self,
+        rest: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, MetricsError> {
+        self.add(IntCounterVec::new(Opts::new(name(rest), help), labels)?)
+    }
+
+    fn gauges(&self, rest: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+        self.add(IntGaugeVec::new(Opts::new(name(rest), help), labels)?)
+    }
+
+    fn seconds(&self, rest: &str, help: &str) -> Result<Histogram, MetricsError> {
+        self.add(Histogram::with_opts(seconds(rest, help))?)
+    }
+
+    fn steps(&self, rest: &str, help: &str) -> Result<HistogramVec, MetricsError> {
+        self.add(HistogramVec::new(seconds(rest, help), &["step"])?)
+    }
+}
+
+fn name(rest: &str) -> String {
+    format!("{PREFIX}_{rest}")
 }
 
 fn seconds(rest: &str, help: &str) -> HistogramOpts {
     HistogramOpts::new(name(rest), help).buckets(SECONDS.to_vec())
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, MetricsError> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(
-    registry: &Registry,
-    rest: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, MetricsError> {
-    add(
-        registry,
-        IntCounterVec::new(Opts::new(name(rest), help), labels)?,
-    )
-}
-
-fn gauges(
-    registry: &Registry,
-    rest: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, MetricsError> {
-    add(
-        registry,
-        IntGaugeVec::new(Opts::new(name(rest), help), labels)?,
-    )
 }
 
 #[cfg(test)]

@@ -228,6 +228,7 @@ impl Reconciler {
         let facts = Facts {
             problems: &problems,
             outcomes: &given.outcomes,
+            fresh: &given.fresh,
             versions: &self.versions,
             hub: &self.hub,
             refused: &refused,

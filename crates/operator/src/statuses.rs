@@ -1,6 +1,9 @@
 //! Statuses of every object: what [`status`] says of what was seen, written where it differs.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use k8s_openapi::{
     api::{
@@ -46,6 +49,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) versions: &'a Versions,
     /// What pods say.
     pub(crate) hub: &'a Hub,
+    /// Attachments whose addresses were written a moment ago: the next pass has more to say.
+    pub(crate) fresh: &'a BTreeSet<ObjectName>,
     /// Children that the API server refused, by ingress point.
     pub(crate) refused: &'a BTreeMap<ObjectName, String>,
     /// Now.
@@ -129,15 +134,16 @@ impl Statuses {
     /// Says once on each object that cannot be read what is wrong with it.
     async fn unreadable(&mut self, facts: &Facts<'_>) -> (Option<Instant>, usize) {
         let mut found = BTreeMap::new();
-        let index = self.writer.index.lock();
-        let kinds = [
-            (Kind::VPCIngressPoint, metadata(index.points.unreadable())),
-            (
-                Kind::ConnectorAttachment,
-                metadata(index.attachments.unreadable()),
-            ),
-        ];
-        drop(index);
+        let kinds = {
+            let index = self.writer.index.lock();
+            [
+                (Kind::VPCIngressPoint, metadata(index.points.unreadable())),
+                (
+                    Kind::ConnectorAttachment,
+                    metadata(index.attachments.unreadable()),
+                ),
+            ]
+        };
         for (kind, objects) in kinds {
             for (name, generation, uid, error) in objects {
                 let key = ObjectRef::new(kind, name);
@@ -261,8 +267,12 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
         let status = ingress_point_status(point, problems, snapshot, seen, facts.now);
         write(&**point, point.status.as_ref(), &status)
     });
-    let attachments = view.attachments.iter().map(|attachment| {
-        let name = name_of(&attachment.metadata);
+    let settled = view
+        .attachments
+        .iter()
+        .map(|attachment| (name_of(&attachment.metadata), attachment))
+        .filter(|(name, _)| !facts.fresh.contains(name));
+    let attachments = settled.map(|(name, attachment)| {
         let status = attachment_status(
             attachment,
             about(Kind::ConnectorAttachment, &name),

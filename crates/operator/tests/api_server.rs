@@ -1,0 +1,300 @@
+//! The operator process against a real API server: from resources to a Snapshot that a pod
+//! acknowledged, and through what goes wrong on the way. Needs `KUBECONFIG`; skips loudly without.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "api_server/lab.rs"]
+mod lab;
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use masque_stream::{LinkState, SessionInfo};
+use serde_json::json;
+
+use lab::{Lab, eventually, within};
+
+const POLICY: &str = "VPCAccessPolicy";
+const POINT: &str = "VPCIngressPoint";
+const ATTACHMENT: &str = "ConnectorAttachment";
+
+async fn policy(lab: &Lab, port: u16) {
+    let spec = json!({
+        "targetRefs": [{"kind": POINT, "name": "edge"}],
+        "rules": [{"name": "web", "ports": [{"protocol": "TCP", "port": port}]}],
+    });
+    lab.apply(POLICY, "web", spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_become_a_snapshot_that_a_pod_runs() {
+    let Some(lab) = Lab::open().await else { return };
+    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let operator = lab.operator("a", stream);
+    lab.ingress_point("edge", |_| {}).await;
+    lab.attachment("laptop", 1).await;
+    policy(&lab, 443).await;
+    lab.until(POINT, "edge", "Accepted", "True").await;
+    eventually("the address is given", async || {
+        lab.get(ATTACHMENT, "laptop").await["status"]["assignedIP"].is_string()
+    })
+    .await;
+    eventually("the Deployment is there", async || {
+        lab.core::<Deployment>()
+            .get("edge-masque-gateway")
+            .await
+            .is_ok()
+    })
+    .await;
+    lab.core::<Service>()
+        .get("edge-masque-gateway")
+        .await
+        .unwrap();
+    lab.core::<ConfigMap>()
+        .get("edge-masque-gateway-ca")
+        .await
+        .unwrap();
+    assert_eq!(
+        lab.condition(POINT, "edge", "Programmed").await.1,
+        "WaitingForPods"
+    );
+
+    let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
+    let received = tokio::time::timeout(lab::SOON, pod.next()).await.unwrap();
+    let attachment = &received.snapshot.attachments[0];
+    let told = lab.get(ATTACHMENT, "laptop").await["status"]["assignedIP"].clone();
+    assert_eq!(json!(attachment.addresses[0]), told);
+    assert_eq!(
+        received.snapshot.listeners[0].certificates,
+        ["edge-masque-gateway-listener"]
+    );
+    // Nothing is true before the pod says so.
+    assert_ne!(lab.condition(POINT, "edge", "Programmed").await.0, "True");
+    pod.ack(&received).await;
+    for (kind, name, type_) in [
+        (POINT, "edge", "Programmed"),
+        (POINT, "edge", "Ready"),
+        (ATTACHMENT, "laptop", "Ready"),
+        (POLICY, "web", "Programmed"),
+    ] {
+        lab.until(kind, name, type_, "True").await;
+    }
+
+    // A policy edit reaches the pod within half a second, and is true once acknowledged.
+    policy(&lab, 8443).await;
+    let edited = tokio::time::timeout(Duration::from_millis(500), pod.next())
+        .await
+        .unwrap();
+    assert_eq!(edited.snapshot.version, received.snapshot.version + 1);
+    assert_ne!(lab.condition(POLICY, "web", "Programmed").await.0, "True");
+    pod.reject(&edited, "no such route");
+    eventually("the rejection is told", async || {
+        lab.condition(POINT, "edge", "Programmed").await.1 == "RejectedByGateway"
+    })
+    .await;
+    policy(&lab, 80).await;
+    let mended = tokio::time::timeout(lab::SOON, pod.next()).await.unwrap();
+    pod.ack(&mended).await;
+    lab.until(POLICY, "web", "Programmed", "True").await;
+
+    // A session.
+    pod.report_sessions([SessionInfo {
+        id: 1,
+        attachment: attachment.name.clone(),
+        transport: "h3".to_owned(),
+        since_unix_s: 1_700_000_000,
+    }]);
+    lab.until(ATTACHMENT, "laptop", "Connected", "True").await;
+    assert_eq!(
+        lab.get(ATTACHMENT, "laptop").await["status"]["phase"],
+        "Connected"
+    );
+
+    // At rest nothing is written.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = operator.writes().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(operator.writes().await, before);
+    assert!(operator.stop().success());
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_follow_the_spec_and_come_back() {
+    let Some(lab) = Lab::open().await else { return };
+    let operator = lab.operator("a", Lab::port());
+    lab.ingress_point("edge", |spec| spec["replicas"] = json!(2))
+        .await;
+    let child = "edge-masque-gateway";
+    eventually("a budget for two pods", async || {
+        lab.core::<PodDisruptionBudget>().get(child).await.is_ok()
+    })
+    .await;
+    // One pod needs none.
+    lab.ingress_point("edge", |spec| spec["replicas"] = json!(1))
+        .await;
+    eventually("no budget for one pod", async || {
+        lab.core::<PodDisruptionBudget>()
+            .get_opt(child)
+            .await
+            .unwrap()
+            .is_none()
+    })
+    .await;
+    // What somebody deletes or changes is made again.
+    let gone = lab
+        .core::<Service>()
+        .delete(child, &DeleteParams::default())
+        .await;
+    gone.unwrap();
+    eventually("the Service is back", async || {
+        lab.core::<Service>()
+            .get_opt(child)
+            .await
+            .unwrap()
+            .is_some()
+    })
+    .await;
+    let drift = json!({"spec": {"replicas": 7}});
+    let params = PatchParams::default();
+    let patch = Patch::Merge(&drift);
+    lab.core::<Deployment>()
+        .patch(child, &params, &patch)
+        .await
+        .unwrap();
+    eventually("the Deployment is as the spec says", async || {
+        let deployment = lab.core::<Deployment>().get(child).await.unwrap();
+        deployment.spec.unwrap().replicas == Some(1)
+    })
+    .await;
+    // A bad edit is refused with a reason, and changes nothing that runs.
+    let secret = json!([{"name": "h3", "port": 443, "tls": {"certificateRefs": [{"name": "no"}]}}]);
+    lab.ingress_point("edge", |spec| spec["listeners"] = secret)
+        .await;
+    eventually("the missing Secret is named", async || {
+        lab.condition(POINT, "edge", "ResolvedRefs").await.1 == "CertificateNotFound"
+    })
+    .await;
+    assert!(
+        lab.core::<Secret>()
+            .get("edge-masque-gateway-stream")
+            .await
+            .is_ok()
+    );
+    drop(operator);
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_is_followed_by_the_standby() {
+    let Some(lab) = Lab::open().await else { return };
+    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let first = lab.operator("a", stream);
+    lab.ingress_point("edge", |_| {}).await;
+    lab.attachment("laptop", 1).await;
+    lab.attachment("phone", 2).await;
+    eventually("the first leads", async || {
+        first.metric("masque_operator_leader").await == 1.0
+    })
+    .await;
+    for name in ["laptop", "phone"] {
+        lab.until(ATTACHMENT, name, "ResolvedRefs", "True").await;
+    }
+    eventually("a Secret for the stream", async || {
+        lab.core::<Secret>()
+            .get("edge-masque-gateway-stream")
+            .await
+            .is_ok()
+    })
+    .await;
+    let address =
+        async |name: &str| lab.get(ATTACHMENT, name).await["status"]["assignedIP"].clone();
+    eventually("addresses", async || {
+        address("laptop").await.is_string() && address("phone").await.is_string()
+    })
+    .await;
+    let before = (address("laptop").await, address("phone").await);
+    assert_ne!(before.0, before.1);
+    let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
+    let mut received = pod.next().await;
+    while received.snapshot.attachments.len() < 2 {
+        received = pod.next().await;
+    }
+    pod.ack(&received).await;
+    lab.until(POINT, "edge", "Ready", "True").await;
+
+    // The standby listens on the same port once it leads: here both are one machine.
+    let second = lab.operator("b", stream);
+    eventually("the standby is ready", async || {
+        second.metric("masque_operator_crd").await == 0.0
+    })
+    .await;
+    assert_eq!(second.metric("masque_operator_leader").await, 0.0);
+    first.kill();
+    let took = within(Duration::from_secs(17), "the standby leads", async || {
+        second.metric("masque_operator_leader").await == 1.0
+    })
+    .await;
+    eprintln!("takeover after {took:?}");
+    let mut link = pod.link();
+    let again = link.wait_for(|link| *link == LinkState::Connected);
+    tokio::time::timeout(lab::SOON, again)
+        .await
+        .unwrap()
+        .unwrap();
+    lab.until(POINT, "edge", "Ready", "True").await;
+    assert_eq!((address("laptop").await, address("phone").await), before);
+    let status = lab.get(POINT, "edge").await["status"]["snapshot"].clone();
+    assert_eq!(status["version"], json!(received.snapshot.version));
+
+    // Asked to end, it gives the Lease back at once.
+    let third = lab.operator("c", stream);
+    eventually("the next is ready", async || {
+        third.metric("masque_operator_crd").await == 0.0
+    })
+    .await;
+    assert!(second.stop().success());
+    within(Duration::from_secs(5), "the next leads", async || {
+        third.metric("masque_operator_leader").await == 1.0
+    })
+    .await;
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_another_account_gets_nothing() {
+    let Some(lab) = Lab::open().await else { return };
+    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let _operator = lab.operator("a", stream);
+    lab.ingress_point("edge", |_| {}).await;
+    lab.ingress_point("other", |spec| {
+        spec["addressPools"] = json!([{"cidr": "10.0.101.0/24"}]);
+        spec["fabric"]["static"]["localSID"] = json!("fd00:9::");
+    })
+    .await;
+    for name in ["edge", "other"] {
+        eventually("a Secret for the stream", async || {
+            let name = format!("{name}-masque-gateway-stream");
+            lab.core::<Secret>().get(&name).await.is_ok()
+        })
+        .await;
+    }
+    let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
+    assert_eq!(pod.next().await.snapshot.ingress_point.name, "edge");
+    // The certificate of one ingress point with a token of another's account.
+    let other = tempfile::tempdir().unwrap();
+    let mut stranger = lab.pod("other", "other-1", stream, other.path()).await;
+    assert_eq!(stranger.next().await.snapshot.ingress_point.name, "other");
+    drop(stranger);
+    std::fs::copy(other.path().join("token"), dir.path().join("token")).unwrap();
+    let mut thief = lab.connect("edge-1", stream, dir.path());
+    let got = tokio::time::timeout(Duration::from_secs(3), thief.next()).await;
+    assert!(got.is_err(), "{got:?}");
+    assert!(matches!(&*thief.link().borrow(), LinkState::Down(_)));
+    lab.close().await;
+}
