@@ -64,7 +64,13 @@ impl Failure {
             io::ErrorKind::NotFound => Exit::NoInput,
             _ => Exit::Io,
         };
-        let folder = path.parent().unwrap_or(path).display();
+        let folder = match path.parent() {
+            // A bare file name is in the working folder.
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => path,
+        };
+        let folder = folder.display();
         Self::new(
             exit,
             format!("cannot {action} {}: {error}", path.display()),
@@ -96,6 +102,11 @@ impl From<KeyFileError> for Failure {
             KeyFileError::Random => Exit::Software,
         };
         let advice = match &error {
+            // Root has a configuration folder of its own; the shell knows whose `~` is meant.
+            KeyFileError::Missing { .. } if std::env::var_os("SUDO_USER").is_some() => {
+                "or, as sudo looks in root's folder, name yours: \
+                 `--key ~/.config/datum-connect/key.pem`"
+            }
             KeyFileError::Io { .. } => "choose another place: `--key FILE`",
             _ => "",
         };
@@ -134,6 +145,8 @@ mod tests {
             failure.to_string(),
             "cannot read /x/y: permission denied; check its folder: `ls -ld /x`"
         );
+        let bare = Failure::file("read", Path::new("ca.crt"), &error).to_string();
+        assert!(bare.ends_with("`ls -ld .`"), "{bare}");
     }
 
     #[test]
