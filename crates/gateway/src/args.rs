@@ -8,6 +8,8 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use masque_telemetry::LogFormat;
 
+use crate::operator_source::OperatorArgs;
+
 use crate::state::CONTROL_SOCKET;
 
 /// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
@@ -75,6 +77,8 @@ pub(crate) struct RunArgs {
     /// The folder of manifests to run on; watched for changes.
     #[arg(long, env = "MASQUE_GATEWAY_MANIFESTS")]
     pub(crate) manifests: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
     /// Where addresses are remembered and the control socket lives [default: MANIFESTS/.state].
     #[arg(long, env = "STATE_DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,

@@ -42,7 +42,7 @@ pub(crate) type LastGood = BTreeMap<ObjectName, ServerCertificate>;
 /// that cannot be used any more (half replaced, or unreadable) stays as it was, so that its clients
 /// are not shown the certificate of somebody else.
 pub(crate) fn by_port(
-    (dir, state_dir): (&Path, &Path),
+    (dir, development_dir): (&Path, Option<&Path>),
     secrets: &BTreeMap<ObjectName, Secret>,
     snapshots: &[Snapshot],
     last_good: &mut LastGood,
@@ -82,7 +82,11 @@ pub(crate) fn by_port(
         }
     }
     if !without.is_empty() {
-        match development_certificate(state_dir, &names) {
+        let made = development_dir.map_or_else(
+            || Err("a listener names no certificate, and there is none for it".to_owned()),
+            |dir| development_certificate(dir, &names),
+        );
+        match made {
             Ok(certificate) => {
                 for port in without {
                     ports.entry(port).or_default().push(certificate.clone());

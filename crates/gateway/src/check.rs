@@ -26,7 +26,11 @@ pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
                     namespace
                 };
                 let name = masque_model::ObjectName::new(namespace, certificate);
-                if let Err(sentence) = crate::certificates::check(dir, &loaded.secrets, &name) {
+                if let Err(sentence) = crate::certificates::check(
+                    &dir.join(crate::init::SECRETS),
+                    &loaded.secrets,
+                    &name,
+                ) {
                     errors += 1;
                     eprintln!("VPCIngressPoint {}: {sentence}", snapshot.ingress_point);
                 }

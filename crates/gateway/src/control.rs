@@ -28,6 +28,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 struct Condition {
     starting: bool,
+    /// What the start waits for, if that is known.
+    waits_for: Option<String>,
     draining: bool,
     /// The kernel's state is not what the manifests want.
     kernel: Option<String>,
@@ -157,6 +159,11 @@ impl Control {
         self.condition().starting = false;
     }
 
+    /// The first Snapshot does not run yet; after it, this says nothing more.
+    pub(crate) fn starts_slowly(&self, because: String) {
+        self.condition().waits_for = Some(because);
+    }
+
     /// A drain has begun.
     pub(crate) fn draining(&self) {
         self.condition().draining = true;
@@ -174,9 +181,15 @@ impl Control {
             return Some("draining".to_owned());
         }
         if condition.starting {
-            return Some("starting".to_owned());
+            let waits_for = condition.waits_for.clone();
+            return Some(waits_for.unwrap_or_else(|| "starting".to_owned()));
         }
         condition.kernel.clone()
+    }
+
+    /// Why the kernel's state is not as wanted; `None` when it is.
+    pub(crate) fn kernel_problem(&self) -> Option<String> {
+        self.condition().kernel.clone()
     }
 
     fn condition(&self) -> MutexGuard<'_, Condition> {

@@ -15,6 +15,7 @@ mod init;
 mod local;
 mod mailbox;
 mod metrics;
+mod operator_source;
 mod report;
 mod run;
 mod shard;

@@ -1,6 +1,7 @@
 //! A running gateway: starts the threads, watches the manifests, obeys signals, cleans up.
 
 use std::{
+    path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -23,7 +24,9 @@ use crate::{
     exit::Fatal,
     local,
     mailbox::Mailbox,
+    operator_source::OperatorSource,
     shard::Shard,
+    source::Origin,
     state::StateDir,
     supervisor::{Secrets, Supervisor},
     watch::{INTERVAL_MS, Watch},
@@ -44,12 +47,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`Fatal`] when it cannot start.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
-    let Some(dir) = args.manifests.clone() else {
-        return Err(Fatal::Usage(
-            "nothing to run on: give --manifests DIR (`masque-gateway init DIR` writes one)"
-                .to_owned(),
-        ));
-    };
+    let origin = origin(args)?;
     masque_telemetry::init_logs(args.log, &args.log_filter)
         .map_err(|e| Fatal::Usage(e.to_string()))?;
     // This thread changes the machine and may take its time over it; what others wait for (health,
@@ -62,14 +60,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
             what: "cannot start the control runtime",
             error,
         })?;
-    runtime.block_on(start(args, dir))
+    runtime.block_on(start(args, origin))
 }
 
-async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
+async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {
     let epoch = Instant::now();
     // Missing or unreadable folders are told before anything is touched.
-    crate::source::load(&dir, &[])?;
-    let state_path = args.state_dir().unwrap_or_else(|| dir.join(".state"));
+    origin.load(&[])?;
+    let state_path = args
+        .state_dir()
+        .unwrap_or_else(|| origin.dir().join(".state"));
     let state = StateDir::open(&state_path).map_err(|error| Fatal::Write {
         path: state_path.clone(),
         error,
@@ -81,14 +81,9 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
     })?;
 
     let shards = args.shards.unwrap_or_else(default_shards);
-    let mailboxes = (0..shards)
-        .map(|_| Mailbox::new())
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(|error| Fatal::Os {
-            what: "cannot make an eventfd",
-            error,
-        })?;
-    let control = Control::new(registry(&state, epoch), mailboxes.clone(), epoch)
+    let mailboxes = mailboxes(shards)?;
+    let registry = registry(&origin, &state, epoch);
+    let control = Control::new(registry, mailboxes.clone(), epoch)
         .map_err(|e| Fatal::Usage(e.to_string()))?;
     let control = Arc::new(control);
     let runtime_is_set = control.runtime.set(tokio::runtime::Handle::current());
@@ -110,33 +105,43 @@ async fn start(args: &RunArgs, dir: std::path::PathBuf) -> Result<(), Fatal> {
     };
     let mut supervisor = Supervisor::new(
         args.clone(),
-        (dir.clone(), state_path),
+        (origin.clone(), state_path.clone()),
         Arc::clone(&control),
         secrets,
         epoch,
     )?;
     // Signals and changes that come while the first manifests are carried out count as well.
-    let mut events = Events::new(&dir)?;
+    let mut events = Events::new(origin.dir())?;
     let busy_poll = Duration::from_micros(args.busy_poll_us.into());
     let threads = spawn_shards(&control, &mailboxes, busy_poll, epoch)?;
-    let started = supervisor.reload(true);
-    let ended = match started {
-        Ok(()) => {
-            control.started();
-            tracing::info!(shards, admin = %args.admin, "ready");
-            tokio::spawn(local::serve(listener, Arc::clone(&control)));
-            serve_admin(admin, Arc::clone(&control));
-            serve(&mut supervisor, &control, &state, &mut events, &threads).await
+    // What is asked of a gateway that starts is answered: it may wait long for its first Snapshot.
+    tokio::spawn(local::serve(listener, Arc::clone(&control)));
+    serve_admin(admin, Arc::clone(&control));
+    let ended = match begin(args, &state_path, &mut supervisor, &control) {
+        Ok(operator) => {
+            tracing::info!(shards, admin = %args.admin, "started");
+            let machine = (&mut supervisor, operator);
+            serve(machine, &control, &state, &mut events, &threads).await
         }
         Err(fatal) => Err(fatal),
     };
     control.broadcast(|| Command::Stop);
     join(threads);
     supervisor.clear();
-    save(&control, &state, epoch);
+    if origin.is_development() {
+        save(&control, &state, epoch);
+    }
     // A socket file that is gone already is what we want.
     let _gone_already = std::fs::remove_file(socket_path);
     ended
+}
+
+fn mailboxes(shards: u16) -> Result<Vec<Arc<Mailbox>>, Fatal> {
+    let made: std::io::Result<_> = (0..shards).map(|_| Mailbox::new()).collect();
+    made.map_err(|error| Fatal::Os {
+        what: "cannot make an eventfd",
+        error,
+    })
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
@@ -155,9 +160,44 @@ fn serve_admin(listener: TcpListener, control: Arc<Control>) {
     });
 }
 
-/// With the addresses that an earlier process remembered.
-fn registry(state: &StateDir, epoch: Instant) -> Registry {
-    match state.load_addresses() {
+/// What this gateway runs on.
+fn origin(args: &RunArgs) -> Result<Origin, Fatal> {
+    match (&args.operator.url, &args.operator.tls_dir, &args.manifests) {
+        (Some(_), Some(tls_dir), _) => Ok(Origin::Operator {
+            tls_dir: tls_dir.clone(),
+            snapshot: None,
+        }),
+        (_, _, Some(dir)) => Ok(Origin::Folder(dir.clone())),
+        _ => Err(Fatal::Usage(
+            "nothing to run on: give --manifests DIR (`masque-gateway init DIR` writes one)"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Carries out the first manifests, or the Snapshot that was kept.
+fn begin(
+    args: &RunArgs,
+    state_dir: &Path,
+    supervisor: &mut Supervisor,
+    control: &Control,
+) -> Result<Option<OperatorSource>, Fatal> {
+    if args.operator.url.is_some() {
+        return OperatorSource::start(&args.operator, state_dir, supervisor, control).map(Some);
+    }
+    supervisor.reload(true)?;
+    control.started();
+    Ok(None)
+}
+
+/// With the addresses that an earlier process remembered. Those of a gateway in Kubernetes come from
+/// its operator alone.
+fn registry(origin: &Origin, state: &StateDir, epoch: Instant) -> Registry {
+    let remembered = match origin {
+        Origin::Folder(_) => state.load_addresses(),
+        Origin::Operator { .. } => None,
+    };
+    match remembered {
         Some(remembered) => {
             Registry::with_addresses(RegistryConfig::default(), now(epoch), &remembered)
         }
@@ -176,7 +216,7 @@ struct Events {
 
 impl Events {
     /// From now on nothing is missed.
-    fn new(dir: &std::path::Path) -> Result<Self, Fatal> {
+    fn new(dir: &Path) -> Result<Self, Fatal> {
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
@@ -192,7 +232,7 @@ impl Events {
 
 /// Watches and obeys until a drain is over.
 async fn serve(
-    supervisor: &mut Supervisor,
+    (supervisor, mut operator): (&mut Supervisor, Option<OperatorSource>),
     control: &Arc<Control>,
     state: &StateDir,
     events: &mut Events,
@@ -208,11 +248,19 @@ async fn serve(
     repair.reset();
     let mut saved = None;
     loop {
+        if let Some(operator) = &mut operator {
+            operator.settle(supervisor, control).await;
+        }
         tokio::select! {
             _ = events.terminate.recv() => break,
             _ = events.interrupt.recv() => break,
             _ = events.hangup.recv() => supervisor.reload(false)?,
             _ = resync.tick() => supervisor.reload(false)?,
+            received = OperatorSource::next(&mut operator) => {
+                if let Some(operator) = &mut operator {
+                    operator.take(received, supervisor)?;
+                }
+            }
             _ = repair.tick() => supervisor.repair(),
             _ = look.tick() => {
                 if threads.iter().any(JoinHandle::is_finished) {
@@ -227,19 +275,23 @@ async fn serve(
                 }
                 // With the look, not with each session: thousands may come at one time.
                 let version = control.registry().addresses_version();
-                if saved != Some(version) {
+                if operator.is_none() && saved != Some(version) {
                     save(control, state, supervisor.epoch());
                     saved = Some(version);
                 }
             }
         }
     }
-    drain(supervisor, control, events).await;
+    drain((supervisor, operator), control, events).await;
     Ok(())
 }
 
 /// GOAWAY, then waits for the sessions to leave or for the deadline; a second signal ends at once.
-async fn drain(supervisor: &Supervisor, control: &Control, events: &mut Events) {
+async fn drain(
+    (supervisor, mut operator): (&Supervisor, Option<OperatorSource>),
+    control: &Control,
+    events: &mut Events,
+) {
     control.draining();
     control.broadcast(|| Command::Drain);
     let deadline = supervisor.drain_deadline();
@@ -252,6 +304,7 @@ async fn drain(supervisor: &Supervisor, control: &Control, events: &mut Events) 
     };
     tokio::select! {
         () = empty => {}
+        () = OperatorSource::watch_sessions(&mut operator, control) => {}
         () = tokio::time::sleep(deadline) => {
             tracing::warn!(sessions = control.registry().session_count(), "drain deadline passed");
         }

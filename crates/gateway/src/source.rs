@@ -15,6 +15,61 @@ use crate::{exit::Fatal, init::SECRETS};
 /// A certificate or key file is refused above this.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
+/// Where Snapshots and certificates come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// A folder of manifests, with certificates in its folder `secrets`.
+    Folder(PathBuf),
+    /// An operator.
+    Operator {
+        /// The certificates that the pod has mounted.
+        tls_dir: PathBuf,
+        /// What the operator last sent.
+        snapshot: Option<Box<Snapshot>>,
+    },
+}
+
+impl Origin {
+    /// What is to run; `previous` are the snapshots in force.
+    ///
+    /// # Errors
+    /// [`Fatal::Manifests`] when there is no such folder.
+    pub(crate) fn load(&self, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
+        match self {
+            Self::Folder(dir) => load(dir, previous),
+            Self::Operator { snapshot, .. } => Ok(Loaded {
+                compiled: Compiled {
+                    snapshots: snapshot.iter().map(|s| Snapshot::clone(s)).collect(),
+                    ..Compiled::default()
+                },
+                secrets: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// The folder that is looked at for changes, and named when nothing in it can run.
+    pub(crate) fn dir(&self) -> &Path {
+        match self {
+            Self::Folder(dir) => dir,
+            Self::Operator { tls_dir, .. } => tls_dir,
+        }
+    }
+
+    /// The folder of certificates, each in a folder of its own.
+    pub(crate) fn certificates(&self) -> PathBuf {
+        match self {
+            Self::Folder(dir) => dir.join(SECRETS),
+            Self::Operator { tls_dir, .. } => tls_dir.clone(),
+        }
+    }
+
+    /// Whether a listener that names no certificate shows one for development. An operator always
+    /// names one.
+    pub(crate) const fn is_development(&self) -> bool {
+        matches!(self, Self::Folder(_))
+    }
+}
+
 /// What a folder says.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -80,7 +135,7 @@ pub(crate) struct Pem {
     pub(crate) key: Vec<u8>,
 }
 
-/// Finds a certificate by its secret's name: mounted beside the manifests, or a Secret manifest.
+/// Finds a certificate by its secret's name: in a folder of that name in `dir`, or a Secret manifest.
 ///
 /// # Errors
 /// A sentence that names the file and what mends it.
@@ -89,7 +144,7 @@ pub(crate) fn certificate(
     secrets: &BTreeMap<ObjectName, Secret>,
     name: &ObjectName,
 ) -> Result<Pem, String> {
-    let folder = dir.join(SECRETS).join(&name.name);
+    let folder = dir.join(&name.name);
     if folder.exists() {
         return Ok(Pem {
             origin: folder.display().to_string(),

@@ -4,6 +4,7 @@
 
 mod devices;
 mod kernel;
+mod verdict;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +31,7 @@ use crate::{
     control::{Control, Devices},
     exit::Fatal,
     sites::Sites,
-    source,
+    source::Origin,
 };
 use devices::{Closing, VpcDevice};
 
@@ -46,7 +47,7 @@ pub(crate) struct Secrets {
 /// What exists outside of the process, and how to change it.
 pub(crate) struct Supervisor {
     args: RunArgs,
-    dir: PathBuf,
+    origin: Origin,
     state_dir: PathBuf,
     control: Arc<Control>,
     kernel: Kernel,
@@ -75,7 +76,7 @@ impl Supervisor {
     /// [`Fatal`] when the kernel or its permissions do not allow a gateway.
     pub(crate) fn new(
         args: RunArgs,
-        (dir, state_dir): (PathBuf, PathBuf),
+        (origin, state_dir): (Origin, PathBuf),
         control: Arc<Control>,
         secrets: Secrets,
         epoch: Instant,
@@ -93,7 +94,7 @@ impl Supervisor {
         );
         Ok(Self {
             args,
-            dir,
+            origin,
             state_dir,
             control,
             kernel,
@@ -112,13 +113,13 @@ impl Supervisor {
         })
     }
 
-    /// Reads the folder and carries out what changed. What cannot be carried out is a problem in
+    /// Reads the folder, or looks at what the operator sent, and carries out what changed. What cannot be carried out is a problem in
     /// the status; the former state goes on.
     ///
     /// # Errors
     /// [`Fatal`] only the first time, when nothing can run at all.
     pub(crate) fn reload(&mut self, first: bool) -> Result<(), Fatal> {
-        let loaded = match source::load(&self.dir, &self.snapshots) {
+        let loaded = match self.origin.load(&self.snapshots) {
             Ok(loaded) => loaded,
             Err(fatal) if first => return Err(fatal),
             Err(fatal) => {
@@ -135,11 +136,16 @@ impl Supervisor {
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
             self.tell_problems(&problems);
-            return Err(Fatal::nothing_to_run(&self.dir, &problems));
+            return Err(Fatal::nothing_to_run(self.origin.dir(), &problems));
         }
-        let dirs = (self.dir.as_path(), self.state_dir.as_path());
-        let (certificates, wrong) =
-            certificates::by_port(dirs, &loaded.secrets, &snapshots, &mut self.certificates);
+        let folder = self.origin.certificates();
+        let development = Some(self.state_dir.as_path()).filter(|_| self.origin.is_development());
+        let (certificates, wrong) = certificates::by_port(
+            (&folder, development),
+            &loaded.secrets,
+            &snapshots,
+            &mut self.certificates,
+        );
         if first && certificates.is_empty() {
             let all = wrong
                 .first()
