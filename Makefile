@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help build demo test lint bench conformance fuzz clean
+.PHONY: help build demo test lint bench conformance crds chart-test fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,12 @@ bench: ## side-by-side speed ratios
 
 conformance: ## regenerate docs/conformance.md
 	@$(CARGO) run -q -p xtask -- conformance
+
+crds: ## regenerate crds/, the chart of the definitions and docs/kubernetes/fields.md
+	@$(CARGO) run -q -p xtask -- crds
+
+chart-test: ## charts, kustomize, examples, alerts, Argo CD health; on a real API server where one can be started
+	@scripts/chart-test
 
 fuzz: ## fuzz every target for FUZZ_SECONDS (default 60) each
 	@scripts/fuzz
