@@ -142,6 +142,10 @@ proptest! {
         let start = Instant::now();
         let manifests = parse(&files);
         let after = compile(&manifests.resources, NOW, &Options::standalone(), &before.snapshots);
+        for point in &manifests.resources.ingress_points {
+            let options = crate::children::ChildOptions::default();
+            crate::children::build(&point.object, &options);
+        }
         prop_assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
         for problem in manifests.problems.iter().chain(&after.problems) {
             let line = problem.to_string();
