@@ -167,15 +167,17 @@ impl Certificates {
         }
     }
 
-    /// Makes the Secrets of one ingress point current. When something could not be done, when to
-    /// try again.
+    /// Makes the Secrets of one ingress point current.
+    ///
+    /// # Errors
+    /// What could not be done, and when to try again.
     pub(crate) async fn ensure(
         &mut self,
         point: &VPCIngressPoint,
         hosts: &BTreeSet<String>,
-    ) -> Option<Instant> {
+    ) -> Result<(), (String, Instant)> {
         let point_name = name_of(&point.metadata);
-        let mut again = None;
+        let mut failed = Ok(());
         for wanted in wanted(&point_name, hosts) {
             let key = ObjectName::new(&point_name.namespace, &wanted.name);
             let state = format!(
@@ -197,11 +199,12 @@ impl Certificates {
                 }
                 Err(error) => {
                     tracing::warn!(%error, secret = %key, "a certificate could not be issued");
-                    again = Some(now + RETRY);
+                    let why = format!("Secret {}: {error}", wanted.name);
+                    failed = Err((why, now + RETRY));
                 }
             }
         }
-        again
+        failed
     }
 
     /// Forgets Secrets of ingress points that are gone.

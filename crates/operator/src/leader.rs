@@ -53,6 +53,7 @@ pub(crate) async fn term(
         certificates,
         options: child_options(cli),
         pod: cli.pod_name.clone(),
+        namespace: cli.namespace.clone(),
     });
     tokio::select! {
         () = reconciler.run() => {}

@@ -13,6 +13,7 @@ mod index;
 mod kinds;
 mod leader;
 mod lease;
+mod lookups;
 mod metrics;
 mod reconcile;
 mod retry;

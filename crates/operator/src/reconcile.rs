@@ -30,6 +30,7 @@ use crate::{
     index::{SharedIndex, name_of},
     kinds::ChildKind,
     lease::Leadership,
+    lookups::Lookups,
     metrics::Metrics,
     secrets::Secrets,
     statuses::{Facts, Statuses},
@@ -65,6 +66,7 @@ pub(crate) struct Reconciler {
     addresses: Addresses,
     certificates: Certificates,
     secrets: Secrets,
+    lookups: Lookups,
     versions: Versions,
     built: BTreeMap<ObjectName, Built>,
     spreading: BTreeMap<ObjectName, Instant>,
@@ -89,6 +91,8 @@ pub(crate) struct Parts {
     pub(crate) options: ChildOptions,
     /// Names this process in events.
     pub(crate) pod: String,
+    /// The only namespace that is served, if there is only one.
+    pub(crate) namespace: Option<String>,
 }
 
 /// Children of an ingress point, kept while it does not change.
@@ -126,6 +130,7 @@ impl Reconciler {
             certificates,
             options,
             pod,
+            namespace,
         } = parts;
         let writer = Writer {
             client: client.clone(),
@@ -137,6 +142,7 @@ impl Reconciler {
         let statuses = Statuses::new(writer.clone(), &pod);
         Self {
             addresses: Addresses::new(writer.clone()),
+            lookups: Lookups::new(client.clone(), namespace),
             secrets: Secrets::new(client),
             versions: Versions::default(),
             built: BTreeMap::new(),
@@ -187,11 +193,14 @@ impl Reconciler {
     async fn pass(&mut self) -> Left {
         let mut left = Left::default();
         left.again(self.renew().await);
-        let view = View::of(&self.index.lock());
+        let mut view = View::of(&self.index.lock());
         let begun = Instant::now();
         let looked_up = self.secrets.look(&view.points).await;
-        self.step("secrets", begun);
+        view.resources.vpcs = self.lookups.vpcs(&view.points).await.clone();
+        let nodes = self.lookups.nodes(&view.points).await.to_vec();
         left.again(looked_up.again);
+        left.again(self.lookups.again());
+        self.step("lookups", begun);
 
         let begun = Instant::now();
         let options = Options {
@@ -229,6 +238,7 @@ impl Reconciler {
             problems: &problems,
             outcomes: &given.outcomes,
             fresh: &given.fresh,
+            nodes: &nodes,
             versions: &self.versions,
             hub: &self.hub,
             refused: &refused,
@@ -328,7 +338,7 @@ impl Reconciler {
     /// refused, by ingress point.
     async fn children(&mut self, view: &View, left: &mut Left) -> BTreeMap<ObjectName, String> {
         self.certificates.retain(&view.points);
-        let mut families = Vec::new();
+        let (mut families, mut unissued) = (Vec::new(), BTreeMap::new());
         for point in &view.points {
             let name = name_of(&point.metadata);
             // Nothing runs for a spec that was never in force.
@@ -337,7 +347,12 @@ impl Reconciler {
             }
             let told = point.status.as_ref().map(|status| status.addresses.clone());
             let hosts = hosts(point, &told.unwrap_or_default());
-            left.again(self.certificates.ensure(point, &hosts).await);
+            let issued = self.certificates.ensure(point, &hosts).await;
+            if let Err((why, at)) = issued {
+                left.again(Some(at));
+                left.waiting += 1;
+                unissued.insert(name.clone(), why);
+            }
             families.push(Family {
                 uid: point.metadata.uid.clone().unwrap_or_default(),
                 children: self.built(point),
@@ -349,7 +364,8 @@ impl Reconciler {
         let round = self.applier.round(&families).await;
         left.again(round.again);
         left.waiting += usize::from(round.again.is_some());
-        round.refused
+        unissued.extend(round.refused);
+        unissued
     }
 
     /// The children of an ingress point, built again only when its spec or the CA changed.

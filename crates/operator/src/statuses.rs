@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) hub: &'a Hub,
     /// Attachments whose addresses were written a moment ago: the next pass has more to say.
     pub(crate) fresh: &'a BTreeSet<ObjectName>,
+    /// Addresses of nodes.
+    pub(crate) nodes: &'a [IpAddr],
     /// Children that the API server refused, by ingress point.
     pub(crate) refused: &'a BTreeMap<ObjectName, String>,
     /// Now.
@@ -123,6 +126,7 @@ impl Statuses {
                 ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or(0),
                 failed_create: refused.or_else(|| failed_create(deployment.as_ref()?)),
                 service: typed::<Service>(&index, ChildKind::Service, &child),
+                node_addresses: facts.nodes.to_vec(),
                 snapshot_hash: facts.versions.hash(&name),
                 ..Observed::default()
             };

@@ -14,7 +14,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
-use masque_stream::{LinkState, SessionInfo};
+use masque_stream::{Client, LinkState, SessionInfo};
 use serde_json::json;
 
 use lab::{Lab, eventually, within};
@@ -29,6 +29,25 @@ async fn policy(lab: &Lab, port: u16) {
         "rules": [{"name": "web", "ports": [{"protocol": "TCP", "port": port}]}],
     });
     lab.apply(POLICY, "web", spec).await;
+}
+
+async fn edit_the_policy(lab: &Lab, pod: &mut Client, version: u64) {
+    // A policy edit reaches the pod within half a second, and is true once acknowledged.
+    policy(lab, 8443).await;
+    let edited = tokio::time::timeout(Duration::from_millis(500), pod.next())
+        .await
+        .unwrap();
+    assert_eq!(edited.snapshot.version, version + 1);
+    assert_ne!(lab.condition(POLICY, "web", "Programmed").await.0, "True");
+    pod.reject(&edited, "no such route");
+    eventually("the rejection is told", async || {
+        lab.condition(POINT, "edge", "Programmed").await.1 == "RejectedByGateway"
+    })
+    .await;
+    policy(lab, 80).await;
+    let mended = tokio::time::timeout(lab::SOON, pod.next()).await.unwrap();
+    pod.ack(&mended).await;
+    lab.until(POLICY, "web", "Programmed", "True").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,22 +104,7 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
         lab.until(kind, name, type_, "True").await;
     }
 
-    // A policy edit reaches the pod within half a second, and is true once acknowledged.
-    policy(&lab, 8443).await;
-    let edited = tokio::time::timeout(Duration::from_millis(500), pod.next())
-        .await
-        .unwrap();
-    assert_eq!(edited.snapshot.version, received.snapshot.version + 1);
-    assert_ne!(lab.condition(POLICY, "web", "Programmed").await.0, "True");
-    pod.reject(&edited, "no such route");
-    eventually("the rejection is told", async || {
-        lab.condition(POINT, "edge", "Programmed").await.1 == "RejectedByGateway"
-    })
-    .await;
-    policy(&lab, 80).await;
-    let mended = tokio::time::timeout(lab::SOON, pod.next()).await.unwrap();
-    pod.ack(&mended).await;
-    lab.until(POLICY, "web", "Programmed", "True").await;
+    edit_the_policy(&lab, &mut pod, received.snapshot.version).await;
 
     // A session.
     pod.report_sessions([SessionInfo {

@@ -23,20 +23,20 @@ use masque_stream::{Client, ClientConfig, Kept};
 use serde_json::{Value, json};
 
 /// How long anything may take that needs no lease to run out.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A namespace of its own; removed when dropped by [`Lab::close`].
-pub struct Lab {
-    pub client: kube::Client,
-    pub namespace: String,
+pub(crate) struct Lab {
+    pub(crate) client: kube::Client,
+    pub(crate) namespace: String,
 }
 
 /// An operator process; killed when dropped.
-pub struct Operator {
-    pub child: Child,
-    pub admin: String,
+pub(crate) struct Operator {
+    pub(crate) child: Child,
+    pub(crate) admin: String,
 }
 
 impl Drop for Operator {
@@ -49,25 +49,25 @@ impl Drop for Operator {
 
 impl Operator {
     /// Ends it like a power failure.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Asks it to end, and waits.
-    pub fn stop(mut self) -> std::process::ExitStatus {
+    pub(crate) fn stop(mut self) -> std::process::ExitStatus {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").arg(id).status().unwrap().success());
         self.child.wait().unwrap()
     }
 
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let text = self.get("/metrics").await;
         text.unwrap_or_default()
     }
 
     /// The sum of the series that begin so.
-    pub async fn metric(&self, prefix: &str) -> f64 {
+    pub(crate) async fn metric(&self, prefix: &str) -> f64 {
         let text = self.metrics().await;
         let lines = text.lines().filter(|line| line.starts_with(prefix));
         lines
@@ -76,7 +76,7 @@ impl Operator {
     }
 
     /// Writes of anything but the Lease.
-    pub async fn writes(&self) -> f64 {
+    pub(crate) async fn writes(&self) -> f64 {
         let mut writes = 0.0;
         for name in ["status_writes_total", "child_writes_total"] {
             writes += self.metric(&format!("masque_operator_{name}")).await;
@@ -111,7 +111,7 @@ fn free_port() -> u16 {
 
 impl Lab {
     /// The API server of `KUBECONFIG` with our kinds; `None`, said loudly, when there is none.
-    pub async fn open() -> Option<Self> {
+    pub(crate) async fn open() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
             eprintln!("SKIPPED: no KUBECONFIG of a test API server (see scripts/kube.sh)");
             return None;
@@ -171,7 +171,7 @@ impl Lab {
 
     /// Removes the namespace; without a controller manager its objects stay until the API server
     /// ends.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let _removed = namespaces
             .delete(&self.namespace, &DeleteParams::background())
@@ -179,7 +179,7 @@ impl Lab {
     }
 
     /// Starts an operator for this namespace; `stream` is what pods dial.
-    pub fn operator(&self, name: &str, stream: u16) -> Operator {
+    pub(crate) fn operator(&self, name: &str, stream: u16) -> Operator {
         let admin = format!("127.0.0.1:{}", free_port());
         let child = Command::new(env!("CARGO_BIN_EXE_masque-operator"))
             .args([
@@ -207,11 +207,11 @@ impl Lab {
         Operator { child, admin }
     }
 
-    pub fn port() -> u16 {
+    pub(crate) fn port() -> u16 {
         free_port()
     }
 
-    pub fn ours(&self, kind: &str) -> Api<DynamicObject> {
+    pub(crate) fn ours(&self, kind: &str) -> Api<DynamicObject> {
         let gvk = GroupVersionKind::gvk(masque_api::GROUP, masque_api::VERSION, kind);
         let plural = match kind {
             "VPCAccessPolicy" => "vpcaccesspolicies".to_owned(),
@@ -221,7 +221,7 @@ impl Lab {
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
-    pub fn core<K>(&self) -> Api<K>
+    pub(crate) fn core<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -229,7 +229,7 @@ impl Lab {
     }
 
     /// Applies one of our kinds.
-    pub async fn apply(&self, kind: &str, name: &str, spec: Value) {
+    pub(crate) async fn apply(&self, kind: &str, name: &str, spec: Value) {
         let object = json!({
             "apiVersion": masque_api::API_VERSION, "kind": kind,
             "metadata": {"name": name}, "spec": spec,
@@ -242,7 +242,7 @@ impl Lab {
     }
 
     /// An ingress point with one pool and one pod.
-    pub async fn ingress_point(&self, name: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) async fn ingress_point(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut spec = json!({
             "vpcRef": {"name": "prod"},
             "listeners": [{"name": "h3", "port": 443}],
@@ -260,7 +260,7 @@ impl Lab {
     }
 
     /// A connector with a key of its own, and its attachment.
-    pub async fn attachment(&self, name: &str, key: u8) {
+    pub(crate) async fn attachment(&self, name: &str, key: u8) {
         let class = json!({"connectorClassName": "datum-connect"});
         self.apply("Connector", name, class).await;
         let details = json!({"status": {"connectionDetails": {
@@ -275,13 +275,13 @@ impl Lab {
         self.apply("ConnectorAttachment", name, spec).await;
     }
 
-    pub async fn get(&self, kind: &str, name: &str) -> Value {
+    pub(crate) async fn get(&self, kind: &str, name: &str) -> Value {
         let object = self.ours(kind).get(name).await.unwrap();
         serde_json::to_value(object).unwrap()
     }
 
     /// One condition: its status, reason and the generation it is about.
-    pub async fn condition(&self, kind: &str, name: &str, type_: &str) -> (String, String) {
+    pub(crate) async fn condition(&self, kind: &str, name: &str, type_: &str) -> (String, String) {
         let object = self.get(kind, name).await;
         let conditions = match kind {
             "VPCAccessPolicy" => object.pointer("/status/ancestors/0/conditions"),
@@ -309,7 +309,7 @@ impl Lab {
     }
 
     /// Waits until a condition has this status.
-    pub async fn until(&self, kind: &str, name: &str, type_: &str, status: &str) {
+    pub(crate) async fn until(&self, kind: &str, name: &str, type_: &str, status: &str) {
         let what = format!("{kind} {name}: {type_} is {status}");
         eventually(&what, async || {
             self.condition(kind, name, type_).await.0 == status
@@ -318,7 +318,13 @@ impl Lab {
     }
 
     /// A gateway pod of an ingress point: its object, ready, and its stream client.
-    pub async fn pod(&self, point: &str, pod: &str, stream: u16, dir: &std::path::Path) -> Client {
+    pub(crate) async fn pod(
+        &self,
+        point: &str,
+        pod: &str,
+        stream: u16,
+        dir: &std::path::Path,
+    ) -> Client {
         let child = format!("{point}-masque-gateway");
         let secret_name = format!("{child}-stream");
         eventually("the children are there", async || {
@@ -337,7 +343,7 @@ impl Lab {
         self.connect(pod, stream, dir)
     }
 
-    pub fn connect(&self, pod: &str, stream: u16, dir: &std::path::Path) -> Client {
+    pub(crate) fn connect(&self, pod: &str, stream: u16, dir: &std::path::Path) -> Client {
         let config = ClientConfig {
             url: format!("https://127.0.0.1:{stream}"),
             server_name: "masque-operator".to_owned(),
@@ -389,7 +395,7 @@ impl Lab {
     }
 
     /// A token as the kubelet projects it.
-    pub async fn token(&self, account: &str, pod: &str) -> String {
+    pub(crate) async fn token(&self, account: &str, pod: &str) -> String {
         let uid = self.core::<Pod>().get(pod).await.unwrap().uid();
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -415,12 +421,16 @@ impl Lab {
 }
 
 /// Waits until `condition` holds; fails after [`SOON`].
-pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     within(SOON, what, condition).await;
 }
 
 /// Waits until `condition` holds; fails after `limit`. Returns how long it took.
-pub async fn within(limit: Duration, what: &str, condition: impl AsyncFn() -> bool) -> Duration {
+pub(crate) async fn within(
+    limit: Duration,
+    what: &str,
+    condition: impl AsyncFn() -> bool,
+) -> Duration {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");

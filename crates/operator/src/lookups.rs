@@ -1,0 +1,222 @@
+//! What is asked for now and then instead of being watched: VPCs, whose kind is not ours and may not
+//! be there, and addresses of nodes, which only a Service of type NodePort needs.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams},
+    discovery::{self, Scope},
+};
+use masque_api::{ServiceType, VPCIngressPoint};
+use masque_model::ObjectName;
+
+use crate::{
+    client::{CallError, call},
+    index::name_of,
+};
+
+/// How long an answer is taken as true.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// How long an answer that leaves a reference unresolved is taken as true.
+const ANXIOUS: Duration = Duration::from_secs(5);
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// VPCs of one kind that are remembered; of more, none is known.
+const MAX_VPCS: usize = 50_000;
+
+/// Answers, and until when they are taken as true.
+pub(crate) struct Lookups {
+    client: Client,
+    namespace: Option<String>,
+    vpcs: BTreeSet<ObjectName>,
+    vpcs_until: Option<Instant>,
+    nodes: Vec<IpAddr>,
+    nodes_until: Option<Instant>,
+}
+
+impl Lookups {
+    /// Lookups in one namespace, or in all.
+    pub(crate) fn new(client: Client, namespace: Option<String>) -> Self {
+        Self {
+            client,
+            namespace,
+            vpcs: BTreeSet::new(),
+            vpcs_until: None,
+            nodes: Vec::new(),
+            nodes_until: None,
+        }
+    }
+
+    /// The VPCs there are; empty when that is not known, because the kind is not served or may not
+    /// be read.
+    pub(crate) async fn vpcs(&mut self, points: &[Arc<VPCIngressPoint>]) -> &BTreeSet<ObjectName> {
+        let kinds: BTreeSet<_> = points
+            .iter()
+            .map(|point| (&point.spec.vpc_ref.group, &point.spec.vpc_ref.kind))
+            .collect();
+        let mut kinds = kinds.into_iter();
+        // With two kinds of VPC a name alone does not say whether it is there.
+        let (Some((group, kind)), None) = (kinds.next(), kinds.next()) else {
+            self.vpcs.clear();
+            return &self.vpcs;
+        };
+        if due(self.vpcs_until) {
+            self.vpcs = match self.list_vpcs(group, kind).await {
+                Ok(vpcs) => vpcs,
+                Err(error) => {
+                    tracing::debug!(%error, group, kind, "VPCs cannot be listed: every name is taken as good");
+                    BTreeSet::new()
+                }
+            };
+            let unresolved = points
+                .iter()
+                .any(|point| !self.vpcs.contains(&vpc_of(point)));
+            let anxious = unresolved && !self.vpcs.is_empty();
+            self.vpcs_until = Some(Instant::now() + if anxious { ANXIOUS } else { FRESH });
+        }
+        &self.vpcs
+    }
+
+    /// Addresses of the nodes, when an ingress point needs them.
+    pub(crate) async fn nodes(&mut self, points: &[Arc<VPCIngressPoint>]) -> &[IpAddr] {
+        let needed = points.iter().any(|point| {
+            let service = point.spec.service.as_ref();
+            service.is_some_and(|service| service.type_ == ServiceType::NodePort)
+        });
+        if !needed {
+            self.nodes_until = None;
+            self.nodes.clear();
+        } else if due(self.nodes_until) {
+            match self.list_nodes().await {
+                Ok(nodes) => self.nodes = nodes,
+                Err(error) => tracing::debug!(%error, "nodes cannot be listed"),
+            }
+            self.nodes_until = Some(Instant::now() + FRESH);
+        }
+        &self.nodes
+    }
+
+    /// When to ask again.
+    pub(crate) fn again(&self) -> Option<Instant> {
+        self.vpcs_until.into_iter().chain(self.nodes_until).min()
+    }
+
+    async fn list_vpcs(&self, group: &str, kind: &str) -> Result<BTreeSet<ObjectName>, CallError> {
+        let group = call(discovery::group(&self.client, group)).await?;
+        let mut vpcs = BTreeSet::new();
+        let Some((resource, capabilities)) = group.recommended_kind(kind) else {
+            return Ok(vpcs);
+        };
+        if capabilities.scope == Scope::Cluster {
+            return Ok(vpcs);
+        }
+        let api: Api<DynamicObject> = match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = call(api.list_metadata(&params)).await?;
+            vpcs.extend(page.items.iter().map(|vpc| name_of(&vpc.metadata)));
+            if vpcs.len() > MAX_VPCS {
+                return Ok(BTreeSet::new());
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(vpcs),
+            }
+        }
+    }
+
+    async fn list_nodes(&self) -> Result<Vec<IpAddr>, CallError> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let params = ListParams::default().limit(PAGE);
+        let nodes = call(api.list(&params)).await?;
+        Ok(node_addresses(&nodes.items))
+    }
+}
+
+fn due(until: Option<Instant>) -> bool {
+    until.is_none_or(|until| until <= Instant::now())
+}
+
+fn vpc_of(point: &VPCIngressPoint) -> ObjectName {
+    let namespace = point.metadata.namespace.clone().unwrap_or_default();
+    let vpc = &point.spec.vpc_ref;
+    ObjectName::new(vpc.namespace.clone().unwrap_or(namespace), &vpc.name)
+}
+
+/// Addresses that clients can dial: external ones where any node has one, else internal ones; of
+/// nodes that are ready.
+fn node_addresses(nodes: &[Node]) -> Vec<IpAddr> {
+    let ready = nodes.iter().filter(|node| {
+        let conditions = node
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    });
+    let of_type = |nodes: &[&Node], type_: &str| -> BTreeSet<IpAddr> {
+        let statuses = nodes.iter().filter_map(|node| node.status.as_ref());
+        let addresses = statuses.flat_map(|status| status.addresses.iter().flatten());
+        let of_type = addresses.filter(|address| address.type_ == type_);
+        of_type
+            .filter_map(|address| address.address.parse().ok())
+            .collect()
+    };
+    let ready: Vec<&Node> = ready.collect();
+    let external = of_type(&ready, "ExternalIP");
+    let chosen = if external.is_empty() {
+        of_type(&ready, "InternalIP")
+    } else {
+        external
+    };
+    chosen.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(ready: &str, type_: &str, address: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": address},
+            "status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+                "addresses": [{"type": type_, "address": address}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn external_addresses_of_ready_nodes_come_first() {
+        let inside = node("True", "InternalIP", "10.0.0.1");
+        let outside = node("True", "ExternalIP", "192.0.2.1");
+        let down = node("Unknown", "ExternalIP", "192.0.2.2");
+        let text = |nodes: &[Node]| -> Vec<String> {
+            node_addresses(nodes)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(
+            text(&[inside.clone(), outside, down.clone()]),
+            ["192.0.2.1"]
+        );
+        assert_eq!(text(&[inside, down]), ["10.0.0.1"]);
+    }
+}
