@@ -92,7 +92,7 @@ impl Driver {
         self.converse(inbound, outbound, &credentials.point).await
     }
 
-    fn hello(&self) -> Hello {
+    pub(super) fn hello(&self) -> Hello {
         let held = *self.held.borrow();
         let (held_version, held_hash) = held.map_or((0, Vec::new()), |(version, hash)| {
             (version, hash.as_bytes().to_vec())
@@ -158,7 +158,7 @@ impl Driver {
     }
 
     /// Hands a Snapshot on; or answers at once, when it runs already or cannot be read.
-    fn take(
+    pub(super) fn take(
         &self,
         snapshot: &wire::Snapshot,
         point: &masque_model::ObjectName,
