@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use masque_gateway_core::{EndReason, Grant, Now, SessionId};
-use masque_http3::Code;
+use masque_http3::{Code, Field, ResponseHead};
 use masque_model::IpNet;
 use masque_protocol::{Event, Role, Session, SessionError, from_prefixes, request};
 use masque_transport::ConnId;
@@ -27,13 +27,12 @@ impl Shard {
     ) {
         let now = self.now(at);
         let session = grant.session;
+        let head = self.ok_response(&grant);
         let accepted = self.ports[index]
             .machine
             .http(key.conn)
             .is_some_and(|http| {
-                let sent = http
-                    .send_response(key.stream, &request::ok_response(), false)
-                    .is_ok();
+                let sent = http.send_response(key.stream, &head, false).is_ok();
                 http.accept_datagrams(key.stream);
                 sent
             });
@@ -240,6 +239,19 @@ impl Shard {
                 tracing::debug!(shard = self.id, session = %grant.session, mtu_bytes, "inner MTU");
             }
         }
+    }
+
+    /// 200, with the longest packet that manifest and fabric let through: a client whose link has
+    /// jumbo frames would else learn it packet by packet.
+    fn ok_response(&self, grant: &Grant) -> ResponseHead {
+        let manifest = grant.mtu_bytes.map_or(usize::MAX, usize::from);
+        let bytes = manifest
+            .min(self.control.fabric_mtu_bytes())
+            .max(MIN_MTU_BYTES);
+        let mut head = request::ok_response();
+        head.fields
+            .push(Field::new("x-datum-ip-mtu", bytes.to_string()));
+        head
     }
 
     /// The inner MTU: what the datagrams, the fabric and the manifest allow, and never below 1280

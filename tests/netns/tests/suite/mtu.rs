@@ -142,6 +142,10 @@ fn passes(access_mtu: u32, underlay_mtu: u32) {
         } else {
             V4_HEADERS
         };
+        // What the fabric itself has no room for is lost at the node; the gateway never sees it.
+        if ns.name() != fabric.laptop.name() && mtu >= underlay_mtu - 40 {
+            continue;
+        }
         let size = (mtu + 1 - headers).to_string();
         let text = ping_fails(ns, address(to), &["-M", "do", "-s", &size]);
         let told = ["mtu", "too big", "too long", "Frag needed"];
