@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt as _;
@@ -29,6 +29,9 @@ pub(crate) const CHILDREN_MANAGER: &str = "masque-operator/children";
 
 /// Writes under way at one time.
 const CONCURRENT: usize = 16;
+
+/// A child that somebody changes all the time is put right so often at most.
+const DRIFT_EVERY: Duration = Duration::from_secs(5);
 
 /// One child as it should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +97,16 @@ struct Known {
     version: Option<String>,
     retry: Retry,
     refusal: Option<String>,
+    /// When it was last written.
+    written: Option<Instant>,
+}
+
+impl Known {
+    /// Until when a child that was changed by somebody else stays as it is.
+    fn tolerated(&self, child: &Child, now: Instant) -> Option<Instant> {
+        let until = self.written? + DRIFT_EVERY;
+        (self.desired == child.hash && self.fingerprint != 0 && until > now).then_some(until)
+    }
 }
 
 /// Writes children.
@@ -164,6 +177,10 @@ impl Applier {
             self.remember(key, known);
             return;
         }
+        if let Some(until) = known.tolerated(child, now) {
+            lock(round).again_at(until);
+            return;
+        }
         if known.desired != child.hash {
             known.retry = Retry::default();
         }
@@ -174,6 +191,7 @@ impl Applier {
                 known.version = object.resource_version();
                 known.retry = Retry::default();
                 known.refusal = None;
+                known.written = Some(Instant::now());
                 let seen = Seen::Read(Arc::new(object));
                 self.writer.index.lock().children_mut(child.kind).put(seen);
                 lock(round).writes += 1;
@@ -273,7 +291,7 @@ impl Applier {
             Err(error) => {
                 tracing::warn!(%error, kind = kind.as_str(), %name, "a child could not be deleted");
                 self.count(*kind, outcome(&error));
-                lock(round).again_at(Instant::now() + std::time::Duration::from_secs(5));
+                lock(round).again_at(Instant::now() + DRIFT_EVERY);
             }
         }
     }

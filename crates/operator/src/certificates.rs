@@ -132,6 +132,7 @@ impl Certificates {
     /// [`AuthorityError`]; the former CA stays.
     pub(crate) async fn renew(&mut self) -> Result<(), AuthorityError> {
         let now = now_unix_s();
+        self.reread().await?;
         let next = match self.authority.due(now) {
             RotationStep::Keep => None,
             RotationStep::Rotate => Some(self.authority.rotate(now)?),
@@ -154,6 +155,26 @@ impl Certificates {
         let subject = Subject::Server(self.server_names.clone());
         let issued = self.authority.issue(&subject, now)?;
         self.tls.replace(&issued, &self.authority.bundle())?;
+        Ok(())
+    }
+
+    /// Takes the CA as it is stored now: somebody may have put back a backup, or deleted it, which
+    /// must not cost every pod its trust.
+    async fn reread(&mut self) -> Result<(), AuthorityError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secret = match call(api.get(CA_SECRET)).await {
+            Ok(secret) => secret,
+            Err(error) if is_not_found(&error) => {
+                let ours = ca_secret(self.authority.pem());
+                call(api.create(&PostParams::default(), &ours)).await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if pem_of(&secret) != *self.authority.pem() {
+            self.authority = Authority::from_pem(pem_of(&secret))?;
+            self.known.clear();
+        }
+        self.version = secret.metadata.resource_version;
         Ok(())
     }
 
@@ -365,3 +386,6 @@ fn text(secret: &Secret, key: &str) -> String {
 pub(crate) fn now_unix_s() -> u64 {
     u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use crate::client::CallError;
 /// The first pause.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause after a fault that may pass by itself.
+/// The longest pause after a fault that may pass by itself, and the pause after a missing right.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The pause after an answer that will be the same until somebody changes something.
@@ -28,7 +28,10 @@ impl Retry {
 
     /// Notes a failure. `seed` spreads the attempts of different objects.
     pub(crate) fn failed(&mut self, error: &CallError, seed: u64, now: Instant) -> Instant {
-        let pause = if error.is_transient() {
+        let pause = if error.code() == Some(403) {
+            // Often a role that is being bound just now.
+            LONGEST
+        } else if error.is_transient() {
             FIRST
                 .saturating_mul(1_u32 << self.failures.min(16))
                 .min(LONGEST)

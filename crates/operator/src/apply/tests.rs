@@ -45,3 +45,25 @@ fn only_own_children_are_pruned() {
     stray.metadata.owner_references = None;
     assert!(!owned_by(&stray, "point"));
 }
+
+#[test]
+fn a_fight_over_a_child_is_slow() {
+    let now = Instant::now();
+    let name = ObjectName::new("ns", "edge");
+    let child = Child::new(ChildKind::Deployment, name.clone(), json!({"spec": {}}));
+    let known = Known {
+        desired: child.hash,
+        fingerprint: 1,
+        written: Some(now),
+        ..Known::default()
+    };
+    assert_eq!(known.tolerated(&child, now), Some(now + DRIFT_EVERY));
+    assert_eq!(known.tolerated(&child, now + DRIFT_EVERY), None);
+    // What the spec asks for is never put off.
+    let edited = Child::new(
+        ChildKind::Deployment,
+        name,
+        json!({"spec": {"replicas": 1}}),
+    );
+    assert_eq!(known.tolerated(&edited, now), None);
+}

@@ -1,0 +1,164 @@
+use std::sync::Mutex;
+
+use http::{Request, Response, StatusCode};
+use kube::client::Body;
+use masque_stream::Authority;
+use serde_json::json;
+
+use super::*;
+
+/// A Kubernetes API of one Secret, written down call by call.
+#[derive(Default)]
+struct Fake {
+    secret: Mutex<Option<Secret>>,
+    /// Another operator that is faster: its Secret appears at our POST.
+    rival: Mutex<Option<Secret>>,
+    calls: Mutex<Vec<String>>,
+}
+
+impl Fake {
+    fn client(self: &Arc<Self>) -> Client {
+        let fake = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let fake = fake.clone();
+            async move { Ok::<_, std::convert::Infallible>(fake.answer(request).await) }
+        });
+        Client::new(service, "ops")
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let name = head.uri.path().rsplit('/').next().unwrap().to_owned();
+        self.calls
+            .lock()
+            .unwrap()
+            .push(format!("{} {name}", head.method));
+        let body = body.collect_bytes().await.unwrap();
+        let rival = self
+            .rival
+            .lock()
+            .unwrap()
+            .take_if(|_| head.method == "POST");
+        let mut stored = self.secret.lock().unwrap();
+        if let Some(rival) = rival {
+            *stored = Some(rival);
+            return failure(StatusCode::CONFLICT);
+        }
+        match head.method.as_str() {
+            "GET" => {}
+            _ => {
+                let mut secret: Secret = serde_json::from_slice(&body).unwrap();
+                let version = stored
+                    .as_ref()
+                    .and_then(|it| it.metadata.resource_version.clone());
+                if secret.metadata.resource_version != version {
+                    return failure(StatusCode::CONFLICT);
+                }
+                let next = version.map_or(1, |version| version.parse::<u64>().unwrap() + 1);
+                secret.metadata.resource_version = Some(next.to_string());
+                *stored = Some(secret);
+            }
+        }
+        match &*stored {
+            Some(secret) => Response::new(Body::from(serde_json::to_vec(secret).unwrap())),
+            None => failure(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+fn failure(code: StatusCode) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "no", "reason": "No", "code": code.as_u16(),
+    });
+    let mut response = Response::new(Body::from(serde_json::to_vec(&status).unwrap()));
+    *response.status_mut() = code;
+    response
+}
+
+fn stored(authority: &Authority) -> Secret {
+    let mut secret = ca_secret(authority.pem());
+    secret.metadata.resource_version = Some("5".to_owned());
+    secret
+}
+
+#[tokio::test]
+async fn of_two_operators_that_make_a_ca_one_wins() {
+    let other = Authority::generate(now_unix_s()).unwrap();
+    let fake = Arc::new(Fake::default());
+    *fake.rival.lock().unwrap() = Some(stored(&other));
+    let certificates = Certificates::load(fake.client(), "ops", None)
+        .await
+        .unwrap();
+    assert_eq!(certificates.authority.pem(), other.pem());
+    assert_eq!(
+        fake.calls(),
+        [
+            "GET masque-operator-ca",
+            "POST secrets",
+            "GET masque-operator-ca"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_old_ca_is_rotated_and_stored_before_it_is_used() {
+    let year_s = 365 * 86_400;
+    let old = Authority::generate(now_unix_s() - year_s * 3 / 4).unwrap();
+    let fake = Arc::new(Fake::default());
+    *fake.secret.lock().unwrap() = Some(stored(&old));
+    let mut certificates = Certificates::load(fake.client(), "ops", None)
+        .await
+        .unwrap();
+    assert_eq!(fake.calls(), ["GET masque-operator-ca"]);
+    certificates.renew().await.unwrap();
+    assert_eq!(
+        fake.calls(),
+        ["GET masque-operator-ca", "PUT masque-operator-ca"]
+    );
+    let kept = pem_of(fake.secret.lock().unwrap().as_ref().unwrap());
+    assert_eq!(certificates.authority.pem(), &kept);
+    assert_eq!(kept.previous_crt.as_ref(), Some(&old.pem().ca_crt));
+    assert!(certificates.authority.bundle().contains(&old.pem().ca_crt));
+}
+
+#[tokio::test]
+async fn a_ca_that_was_deleted_or_put_back_is_no_surprise() {
+    let (first, backup) = (
+        Authority::generate(now_unix_s()).unwrap(),
+        Authority::generate(now_unix_s()).unwrap(),
+    );
+    let fake = Arc::new(Fake::default());
+    *fake.secret.lock().unwrap() = Some(stored(&first));
+    let mut certificates = Certificates::load(fake.client(), "ops", None)
+        .await
+        .unwrap();
+    *fake.secret.lock().unwrap() = None;
+    certificates.renew().await.unwrap();
+    assert_eq!(
+        pem_of(fake.secret.lock().unwrap().as_ref().unwrap()),
+        *first.pem()
+    );
+    *fake.secret.lock().unwrap() = Some(stored(&backup));
+    certificates.renew().await.unwrap();
+    assert_eq!(certificates.authority.pem(), backup.pem());
+}
+
+#[tokio::test]
+async fn a_secret_of_no_use_is_named() {
+    let mut broken = stored(&Authority::generate(now_unix_s()).unwrap());
+    broken.data.as_mut().unwrap().remove(CA_KEY);
+    let fake = Arc::new(Fake::default());
+    *fake.secret.lock().unwrap() = Some(broken);
+    let error = Certificates::load(fake.client(), "ops", None)
+        .await
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains(CA_SECRET), "{error}");
+    // It is nobody's to throw away.
+    assert_eq!(fake.calls(), ["GET masque-operator-ca"]);
+}
