@@ -164,6 +164,11 @@ impl Control {
         self.condition().waits_for = Some(because);
     }
 
+    /// Whether the stream to the operator is open.
+    pub(crate) fn operator_connected(&self, connected: bool) {
+        self.metrics.operator_connected(connected);
+    }
+
     /// A drain has begun.
     pub(crate) fn draining(&self) {
         self.condition().draining = true;

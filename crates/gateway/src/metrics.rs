@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     problems: IntGaugeVec,
     decapsulation: IntGaugeVec,
     devices_reopened: IntCounter,
+    operator_connected: IntGaugeVec,
     /// One reader at a time keeps counters from going back.
     reading: Mutex<Seen>,
 }
@@ -124,9 +125,21 @@ impl Metrics {
                 &["behavior"],
             )?,
             devices_reopened: devices_reopened_counter(&registry)?,
+            operator_connected: gauge(
+                "operator_connected",
+                "Whether the stream to the operator is open.",
+                &[],
+            )?,
             registry,
             reading: Mutex::new(Seen::default()),
         })
+    }
+
+    /// Whether the stream to the operator is open; a gateway without one has no such metric.
+    pub(crate) fn operator_connected(&self, connected: bool) {
+        let none: [&str; 0] = [];
+        let gauge = self.operator_connected.with_label_values(&none);
+        gauge.set(connected.into());
     }
 
     /// Fills the metrics and gives their text.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use masque_model::Snapshot;
-use masque_stream::{Client, ClientConfig, Kept, Received, SessionInfo};
+use masque_stream::{Client, ClientConfig, Kept, LinkState, Received, SessionInfo};
 
 use crate::{control::Control, exit::Fatal, supervisor::Supervisor};
 
@@ -109,6 +109,7 @@ impl OperatorSource {
     /// Tells the operator how it stands, where that is news. Call it after everything that may have
     /// changed it.
     pub(crate) async fn settle(&mut self, supervisor: &Supervisor, control: &Control) {
+        control.operator_connected(*self.client.link().borrow() == LinkState::Connected);
         self.report_sessions(control);
         let Some(received) = &self.received else {
             return;

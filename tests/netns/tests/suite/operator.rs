@@ -242,7 +242,14 @@ fn a_gateway_follows_its_operator() {
     }
 
     // Without its operator it forwards, and starts.
+    let connected = |gateway: &Gateway| {
+        let samples = gateway.metrics();
+        samples.sum("masque_gateway_operator_connected", &[])
+    };
+    assert_eq!(connected(&gateway), 1);
     drop(operator);
+    eventually("the gateway says so", || connected(&gateway) == 0);
+    assert!(gateway.is_ready(), "and serves all the same");
     ping(&fabric.laptop, address(WORK_V4), &[]);
     gateway.kill();
     let gateway = mounts.gateway(&fabric);
