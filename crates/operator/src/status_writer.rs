@@ -42,6 +42,12 @@ pub(crate) const BURST: u32 = 6;
 /// all the time can cause.
 pub(crate) const WRITE_EVERY: Duration = Duration::from_secs(5);
 
+/// Events that may follow each other at once, of all objects together.
+pub(crate) const EVENT_BURST: u32 = 50;
+
+/// After a burst, one event in this time; what is not told stays in the conditions.
+pub(crate) const EVENT_EVERY: Duration = Duration::from_millis(200);
+
 /// The longest note of an event, in bytes (events.k8s.io allows 1 kB).
 const MAX_NOTE_BYTES: usize = 1000;
 
@@ -80,19 +86,58 @@ impl Wanted {
     }
 }
 
+/// Something that may be done `burst` times at once, and then every `every`.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    burst: u32,
+    every: Duration,
+    tokens: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    fn new(burst: u32, every: Duration, now: Instant) -> Self {
+        Self {
+            burst,
+            every,
+            tokens: burst,
+            since: now,
+        }
+    }
+
+    /// Takes one; else when there is one.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let passed = now.saturating_duration_since(self.since).as_millis();
+        let passed = passed / self.every.as_millis().max(1);
+        if passed > 0 {
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(passed).min(self.burst);
+            self.since += self.every.saturating_mul(passed);
+        }
+        if self.tokens == 0 {
+            return Err(self.since + self.every);
+        }
+        self.tokens -= 1;
+        Ok(())
+    }
+
+    /// Whether it is as good as new.
+    fn full_again(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > self.every * self.burst
+    }
+}
+
 /// How much of an object's allowance is left.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    tokens: u32,
-    since: Instant,
+    writes: Allowance,
     retry: Retry,
 }
 
 impl Pace {
     fn new(now: Instant) -> Self {
         Self {
-            tokens: BURST,
-            since: now,
+            writes: Allowance::new(BURST, WRITE_EVERY, now),
             retry: Retry::default(),
         }
     }
@@ -102,24 +147,12 @@ impl Pace {
         if let Some(at) = self.retry.due(now) {
             return Err(at);
         }
-        let passed = now.saturating_duration_since(self.since).as_secs() / WRITE_EVERY.as_secs();
-        if let Ok(passed) = u32::try_from(passed)
-            && passed > 0
-        {
-            self.tokens = self.tokens.saturating_add(passed).min(BURST);
-            self.since += WRITE_EVERY * passed;
-        }
-        if self.tokens == 0 {
-            return Err(self.since + WRITE_EVERY);
-        }
-        self.tokens -= 1;
-        Ok(())
+        self.writes.take(now)
     }
 
     /// Whether nothing is lost when it is forgotten.
     fn idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) > WRITE_EVERY * BURST
-            && self.retry.due(now).is_none()
+        self.writes.full_again(now) && self.retry.due(now).is_none()
     }
 }
 
@@ -128,6 +161,7 @@ pub(crate) struct StatusWriter {
     writer: Writer,
     recorder: Recorder,
     paces: Mutex<BTreeMap<(String, ObjectName), Pace>>,
+    events: Mutex<Allowance>,
 }
 
 impl StatusWriter {
@@ -141,6 +175,7 @@ impl StatusWriter {
             recorder: Recorder::new(writer.client.clone(), reporter),
             writer,
             paces: Mutex::default(),
+            events: Mutex::new(Allowance::new(EVENT_BURST, EVENT_EVERY, Instant::now())),
         }
     }
 
@@ -264,10 +299,20 @@ impl StatusWriter {
     /// Events for conditions that changed.
     async fn tell(&self, wanted: &Wanted, reference: &ObjectReference) {
         for event in events(&conditions(&wanted.current), &conditions(&wanted.status)) {
+            // A fleet that waits for its first pod is one ingress point's news, not everybody's.
+            let point = reference.kind.as_deref() == Some("VPCIngressPoint");
+            if waits(&event.reason) && !point || !self.may_tell() {
+                continue;
+            }
             if let Err(error) = call(self.recorder.publish(&event, reference)).await {
                 tracing::debug!(%error, name = %wanted.name, "an event was lost");
             }
         }
+    }
+
+    fn may_tell(&self) -> bool {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.take(Instant::now()).is_ok()
     }
 
     fn take(&self, key: &(String, ObjectName)) -> Result<(), Instant> {
@@ -325,15 +370,8 @@ fn events(old: &[Condition], new: &[Condition]) -> Vec<Event> {
         if same || !worth || events.iter().any(|event| event.reason == condition.reason) {
             continue;
         }
-        let waits = [
-            Reason::WaitingForPods,
-            Reason::WaitingForAck,
-            Reason::Pending,
-        ]
-        .iter()
-        .any(|reason| reason.as_str() == condition.reason);
         events.push(Event {
-            type_: if condition.status == "True" || waits {
+            type_: if condition.status == "True" || waits(&condition.reason) {
                 EventType::Normal
             } else {
                 EventType::Warning
@@ -345,6 +383,17 @@ fn events(old: &[Condition], new: &[Condition]) -> Vec<Event> {
         });
     }
     events
+}
+
+/// Reasons that pass by themselves.
+fn waits(reason: &str) -> bool {
+    [
+        Reason::WaitingForPods,
+        Reason::WaitingForAck,
+        Reason::Pending,
+    ]
+    .iter()
+    .any(|waits| waits.as_str() == reason)
 }
 
 fn cut(text: &str) -> String {

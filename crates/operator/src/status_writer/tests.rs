@@ -70,3 +70,15 @@ fn notes_are_cut_at_a_character() {
     let long = "ü".repeat(MAX_NOTE_BYTES);
     assert!(cut(&long).len() <= MAX_NOTE_BYTES);
 }
+
+#[test]
+fn a_thousand_objects_cause_a_bounded_number_of_events() {
+    let start = Instant::now();
+    let mut events = Allowance::new(EVENT_BURST, EVENT_EVERY, start);
+    let told = (0..1000)
+        .filter(|ms| events.take(start + Duration::from_millis(*ms)).is_ok())
+        .count();
+    assert_eq!(told, 54);
+    assert!(!events.full_again(start + Duration::from_secs(1)));
+    assert!(events.full_again(start + Duration::from_secs(60)));
+}
