@@ -4,6 +4,7 @@
 #   scripts/kube.sh up [api|kcm] [--while PID] start what does not run, print the path of the kubeconfig; down by itself when PID ends
 #   scripts/kube.sh kubeconfig [--as NS/SA]    print that path again, or a kubeconfig with a ServiceAccount's rights
 #   scripts/kube.sh stop NAME                  end one process as a power failure would; `up` starts it again with its data
+#   scripts/kube.sh kubectl ARGUMENT…          the kubectl that was found or built
 #   scripts/kube.sh status                     what runs
 #   scripts/kube.sh down                       end everything and remove the data
 # Environment: KUBE_LAB_ID names the cluster (letters, digits, dashes; default 0), clusters of different names run side by side.
@@ -236,6 +237,7 @@ case $command in
   up) up "$@" ;;
   kubeconfig) kubeconfig "$@" ;;
   stop) end "${1:?a name of status}" KILL ;;
+  kubectl) build kubectl; exec "$(find_program kubectl)" "$@" ;;
   status) status ;;
   down) down ;;
   *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" ;;

@@ -1,0 +1,25 @@
+//! A real API server and controller manager ([`Cluster`]), a namespace for each test ([`Space`]),
+//! operators as processes ([`Operator`]) and a proxy between them that answers with faults
+//! ([`FaultProxy`]).
+//!
+//! The cluster is that of `KUBECONFIG` when it is on loopback, else one that `scripts/kube.sh`
+//! starts and ends with the test program. Where neither can be had, tests say so in a line
+//! `SKIPPED:` and pass.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "test support: whatever cannot be set up fails the test that asked for it"
+)]
+
+mod cluster;
+mod operator;
+mod proxy;
+mod space;
+mod wait;
+
+pub use cluster::Cluster;
+pub use operator::Operator;
+pub use proxy::{Fault, FaultProxy};
+pub use space::{ATTACHMENT, CONNECTOR, POINT, POLICY, Space};
+pub use wait::{SOON, eventually, within};
