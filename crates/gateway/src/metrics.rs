@@ -125,11 +125,7 @@ impl Metrics {
                 &["behavior"],
             )?,
             devices_reopened: devices_reopened_counter(&registry)?,
-            operator_connected: gauge(
-                "operator_connected",
-                "Whether the stream to the operator is open.",
-                &[],
-            )?,
+            operator_connected: operator_gauge(&registry)?,
             registry,
             reading: Mutex::new(Seen::default()),
         })
@@ -322,6 +318,11 @@ fn devices_reopened_counter(registry: &Registry) -> Result<IntCounter, MetricsEr
     )?;
     registry.register(Box::new(counter.clone()))?;
     Ok(counter)
+}
+
+fn operator_gauge(registry: &Registry) -> Result<IntGaugeVec, MetricsError> {
+    let help = "Whether the stream to the operator is open.";
+    register_gauge(registry, "operator_connected", help, &[])
 }
 
 fn busy_poll_counter(registry: &Registry) -> Result<CounterVec, MetricsError> {

@@ -242,14 +242,7 @@ fn a_gateway_follows_its_operator() {
     }
 
     // Without its operator it forwards, and starts.
-    let connected = |gateway: &Gateway| {
-        let samples = gateway.metrics();
-        samples.sum("masque_gateway_operator_connected", &[])
-    };
-    assert_eq!(connected(&gateway), 1);
-    drop(operator);
-    eventually("the gateway says so", || connected(&gateway) == 0);
-    assert!(gateway.is_ready(), "and serves all the same");
+    stops(operator, &gateway);
     ping(&fabric.laptop, address(WORK_V4), &[]);
     gateway.kill();
     let gateway = mounts.gateway(&fabric);
@@ -271,6 +264,18 @@ fn a_gateway_follows_its_operator() {
     eventually("the pod is gone", || {
         !operator.pod(&point).unwrap().connected
     });
+}
+
+/// The operator goes away, and the gateway says so and serves all the same.
+fn stops(operator: Operator, gateway: &Gateway) {
+    let connected = || {
+        let samples = gateway.metrics();
+        samples.sum("masque_gateway_operator_connected", &[])
+    };
+    assert_eq!(connected(), 1);
+    drop(operator);
+    eventually("the gateway says so", || connected() == 0);
+    assert!(gateway.is_ready());
 }
 
 /// The client is attached to the new gateway, and its packets pass.
