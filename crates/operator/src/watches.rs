@@ -35,7 +35,7 @@ pub(crate) const NEEDED: [&str; 4] = [
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts of a watch.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// A watch is asked for anew after this many seconds, so that a dead connection is noticed.
 const WATCH_S: u32 = 120;
