@@ -194,13 +194,14 @@ up() {
   for tool in openssl curl python3 setsid; do command -v $tool >/dev/null || { note "$tool is not installed"; exit $UNAVAILABLE; }; done
   build "${API[@]}"
   [[ $parts == api ]] || build kube-controller-manager
+  # Before anything starts, so that nothing outlives a caller that ends meanwhile.
+  if [[ $watched ]]; then
+    KUBE_LAB_ID=$id setsid bash -c 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; exec "$2" down' kube-watch "$watched" "$PWD/scripts/kube.sh" </dev/null >/dev/null 2>&1 &
+  fi
   prepare
   running etcd || etcd_up
   running kube-apiserver || apiserver_up
   [[ $parts == api ]] || running kube-controller-manager || manager_up
-  if [[ $watched ]]; then
-    KUBE_LAB_ID=$id setsid bash -c 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; exec "$2" down' kube-watch "$watched" "$PWD/scripts/kube.sh" </dev/null >/dev/null 2>&1 &
-  fi
   echo "$run/admin.kubeconfig"
 }
 
