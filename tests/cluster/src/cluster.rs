@@ -120,7 +120,14 @@ impl Cluster {
             applied.unwrap_or_else(|error| panic!("{}: {error}", definition.name_any()));
         }
         let config = self.kubeconfig.to_str().expect("a path in UTF-8");
-        let words = ["kubectl", "--kubeconfig", config, "apply", "--server-side"];
+        let words = [
+            "kubectl",
+            "--kubeconfig",
+            config,
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+        ];
         text(&script("any", &[&words[..], &["-f", CONNECTORS]].concat()));
         eventually("the kinds are served", async || {
             let served = client.list_api_group_resources(masque_api::API_VERSION);
