@@ -8,9 +8,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use masque_telemetry::LogFormat;
 
-use crate::operator_source::OperatorArgs;
-
-use crate::state::CONTROL_SOCKET;
+use crate::{operator_source::OperatorArgs, state::CONTROL_SOCKET, sysctls::Setting};
 
 /// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
 #[derive(Debug, Parser)]
@@ -47,6 +45,12 @@ pub(crate) enum Command {
     Sessions(AskArgs),
     /// Show what a running gateway does: VPCs, listeners, pools, shards, problems.
     Status(AskArgs),
+    /// Write kernel settings of this network namespace, as a pod's privileged init container does.
+    Sysctls {
+        /// Such as net.ipv4.ip_forward=1; only names under net. are taken.
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        settings: Vec<Setting>,
+    },
     /// Print a shell completion script.
     Completions {
         /// The shell.
@@ -145,6 +149,15 @@ mod tests {
     fn the_state_folder_lies_beside_the_manifests() {
         let cli = Cli::parse_from(["masque-gateway", "--manifests", "/etc/m"]);
         assert_eq!(cli.run.state_dir(), Some(PathBuf::from("/etc/m/.state")));
+    }
+
+    #[test]
+    fn settings_of_the_network_are_taken_and_no_others() {
+        let parse = |text: &str| Cli::try_parse_from(["masque-gateway", "sysctls", text]);
+        assert!(parse("net.ipv4.ip_forward=1").is_ok());
+        let error = parse("kernel.panic=1").unwrap_err().to_string();
+        assert!(error.contains("kernel.panic"), "{error}");
+        assert!(Cli::try_parse_from(["masque-gateway", "sysctls"]).is_err());
     }
 
     #[test]

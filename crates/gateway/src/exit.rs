@@ -102,9 +102,30 @@ pub(crate) enum Fatal {
         what: &'static str,
         error: std::io::Error,
     },
+    /// A kernel setting could not be written.
+    #[error("cannot set {name}: {error}; {hint}", hint = sysctl_hint(error))]
+    Sysctl { name: String, error: std::io::Error },
     /// Validation failed; the problems were printed already.
     #[error("{errors} error(s) in {path}", path = path.display())]
     Invalid { path: PathBuf, errors: usize },
+}
+
+fn sysctl_hint(error: &std::io::Error) -> &'static str {
+    if is_denied(error) {
+        return "the container must be privileged";
+    }
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "this kernel does not have it: is its module loaded?",
+        _ => "the kernel does not take this value",
+    }
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn because(reason: &Option<String>) -> String {
@@ -149,6 +170,8 @@ impl Fatal {
             Self::ThreadEnded => status::SOFTWARE,
             Self::Exists { .. } => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,
+            Self::Sysctl { error, .. } if is_denied(error) => status::NO_PERMISSION,
+            Self::Sysctl { .. } => status::OS,
             Self::Permission(_) | Self::PrivilegedPort { .. } => status::NO_PERMISSION,
             Self::NothingToRun { .. } | Self::Certificate(_) => status::CONFIG,
         }

@@ -23,6 +23,7 @@ mod sites;
 mod source;
 mod state;
 mod supervisor;
+mod sysctls;
 mod watch;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn dispatch(cli: Cli) -> Result<(), Fatal> {
         Some(Command::Check { dir }) => check::check(&dir),
         Some(Command::Sessions(args)) => local::print_sessions(&args),
         Some(Command::Status(args)) => local::print_status(&args),
+        Some(Command::Sysctls { settings }) => sysctls::write(&settings),
         Some(Command::Completions { shell }) => {
             let name = "masque-gateway";
             clap_complete::generate(shell, &mut Cli::command(), name, &mut std::io::stdout());
