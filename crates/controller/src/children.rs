@@ -70,7 +70,7 @@ pub struct Children {
     pub deployment: Deployment,
     /// Where clients arrive.
     pub service: Service,
-    /// How many pods may be away; only with more than one.
+    /// How many pods may be away; only where there can be more than one.
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
     /// How many pods there are; only with `spec.autoscaling`.
     pub autoscaler: Option<HorizontalPodAutoscaler>,

@@ -65,6 +65,7 @@ fn ingress_point() -> Value {
                     "localSIDIPv4": "fd00:0:1:3:d001::",
                     "sourceAddress": "fd00:0:1:3::1",
                     "routes": [{"prefix": "10.0.1.0/24", "sid": "fd00:0:1:1:e001::"}],
+                    "peers": ["fd00:0:1::/48"],
                 },
             },
             "autoscaling": {"minReplicas": 2, "maxReplicas": 4},
@@ -140,6 +141,7 @@ VPCIngressPoint
 /spec/fabric/static/localSIDIPv4 | "10.0.0.1" | spec.fabric.static.localSIDIPv4 | localSIDIPv4 must be
 /spec/fabric/static/localSID | "fd00:0:1:3:d001::" | spec.fabric.static.localSIDIPv4 | localSIDIPv4 must differ
 /spec/fabric/static/sourceAddress | "10.0.0.1" | spec.fabric.static.sourceAddress | sourceAddress must
+/spec/fabric/static/peers/0 | "10.0.0.0/8" | spec.fabric.static.peers | peers must be IPv6
 /spec/fabric/static/routes/0/sid | "x" | spec.fabric.static.routes[0].sid | sid must
 VPCAccessPolicy
 /spec/rules/0/prefixes/0/except/0 | "10.9.0.0/24" | spec.rules[0].prefixes[0] | every prefix in

@@ -70,6 +70,16 @@ pub struct StaticFabric {
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["prefix".into()]))]
     pub routes: Vec<FabricRoute>,
+    /// Underlay prefixes that other nodes send the packets of the VPC from: the NetworkPolicy of the
+    /// gateway pods lets everything from there in. Any IPv6 address when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(p, !isCIDR(p) || cidr(p).ip().family() == 6)")
+            .message("peers must be IPv6 prefixes")
+    )]
+    pub peers: Vec<Cidr>,
 }
 
 /// One prefix and the SID that it is sent to.

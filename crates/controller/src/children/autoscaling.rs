@@ -24,11 +24,15 @@ const SESSIONS_METRIC: &str = "masque_gateway_sessions";
 /// The longest period that an autoscaler's policy may have.
 const MAX_PERIOD_S: i64 = 1800;
 
-/// One pod at a time may be evicted, and a broken one always. `None` for a single pod, whose
-/// budget would only keep its node from being drained.
+/// One pod at a time may be evicted, and a broken one always; never keeps a node from being drained.
+/// `None` where there is never more than one pod.
 pub(super) fn pod_disruption_budget(point: &VPCIngressPoint) -> Option<PodDisruptionBudget> {
     let name = point.metadata.name.as_deref().unwrap_or_default();
-    (wanted_replicas(point) > 1).then(|| PodDisruptionBudget {
+    let most = match &point.spec.autoscaling {
+        Some(autoscaling) => autoscaling.max_replicas,
+        None => wanted_replicas(point),
+    };
+    (most > 1).then(|| PodDisruptionBudget {
         metadata: metadata(point),
         spec: Some(PodDisruptionBudgetSpec {
             selector: Some(names::selector(name)),

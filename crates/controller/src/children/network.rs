@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::{
         core::v1::{Service, ServicePort, ServiceSpec},
         networking::v1::{
-            NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+            IPBlock, NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
             NetworkPolicySpec,
         },
     },
@@ -56,9 +56,13 @@ pub(super) fn service(point: &VPCIngressPoint) -> Service {
     }
 }
 
-/// Clients reach the listeners from anywhere, and pods of the cluster the admin port (metrics; the
-/// kubelet's probes need no rule). Nothing is said about what gateways send, nor could it be: a
-/// policy knows TCP, UDP and SCTP, while the fabric's packets are IP in IPv6.
+/// Where the fabric's packets come from when nobody says it more closely.
+const ANY_IPV6: &str = "::/0";
+
+/// Clients reach the listeners from anywhere, pods of the cluster the admin port (metrics; the
+/// kubelet's probes need no rule), and nodes of the fabric everything: what they send is IP in IPv6
+/// (protocols 4 and 41), and a rule that names ports would let TCP, UDP and SCTP through only.
+/// Nothing is said about what gateways send, for the same reason.
 pub(super) fn network_policy(point: &VPCIngressPoint) -> NetworkPolicy {
     let name = point.metadata.name.as_deref().unwrap_or_default();
     let open = |port: i32, protocol: &str| NetworkPolicyPort {
@@ -88,9 +92,30 @@ pub(super) fn network_policy(point: &VPCIngressPoint) -> NetworkPolicy {
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(names::selector(name)),
             policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![clients, admin]),
+            ingress: Some(vec![clients, admin, fabric(point)]),
             egress: None,
         }),
+    }
+}
+
+/// Every protocol from the nodes of the fabric.
+fn fabric(point: &VPCIngressPoint) -> NetworkPolicyIngressRule {
+    let settings = point.spec.fabric.static_.as_ref();
+    let mut peers: Vec<String> = settings
+        .into_iter()
+        .flat_map(|settings| &settings.peers)
+        .map(ToString::to_string)
+        .collect();
+    if peers.is_empty() {
+        peers.push(ANY_IPV6.to_owned());
+    }
+    let peers = peers.into_iter().map(|cidr| NetworkPolicyPeer {
+        ip_block: Some(IPBlock { cidr, except: None }),
+        ..NetworkPolicyPeer::default()
+    });
+    NetworkPolicyIngressRule {
+        from: Some(peers.collect()),
+        ports: None,
     }
 }
 

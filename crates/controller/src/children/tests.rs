@@ -98,6 +98,9 @@ fn a_budget_is_for_several_pods() {
     assert!(budget(json!({"replicas": 1})).is_none());
     assert!(budget(json!({"autoscaling": {"maxReplicas": 1}})).is_none());
     assert_eq!(json_of(budget(json!({})))["spec"]["maxUnavailable"], 1);
+    // Whatever the autoscaler began with: eight pods must not be evicted at one time.
+    let few = json!({"autoscaling": {"minReplicas": 1, "maxReplicas": 8}});
+    assert_eq!(json_of(budget(few))["spec"]["maxUnavailable"], 1);
 }
 
 #[test]
@@ -227,6 +230,24 @@ fn clients_reach_listeners_and_pods_reach_metrics() {
     );
     assert_eq!(ingress[1]["ports"][0]["port"], ADMIN_PORT);
     assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+}
+
+/// A rule with ports is about TCP, UDP and SCTP; SRv6 comes as protocol 4 or 41.
+#[test]
+fn nodes_of_the_fabric_reach_gateways_by_every_protocol() {
+    let rules = |peers: Value| {
+        let mut fabric = json_of(point(json!({})).spec.fabric);
+        fabric["static"]["peers"] = peers;
+        let policy = json_of(built(json!({ "fabric": fabric })).network_policy);
+        policy["spec"]["ingress"].as_array().unwrap().clone()
+    };
+    let block = |cidr: &str| json!({"ipBlock": {"cidr": cidr}});
+    let last = |peers| rules(peers).pop().unwrap();
+    assert_eq!(last(json!([])), json!({"from": [block("::/0")]}));
+    assert_eq!(
+        last(json!(["fd00:0:1::/48", "fd00:0:2::/48"])),
+        json!({"from": [block("fd00:0:1::/48"), block("fd00:0:2::/48")]})
+    );
 }
 
 #[test]

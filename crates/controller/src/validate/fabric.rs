@@ -67,6 +67,7 @@ fn static_fabric(
         .into_iter()
         .chain(local_sid_ipv4.flatten())
         .collect();
+    peers(block, report);
     let routes = routes(block, &own, report);
     let known: Vec<_> = routes.iter().map(|route| route.prefix).collect();
     for route in prefixes::normalize(offered) {
@@ -83,6 +84,19 @@ fn static_fabric(
         source_address: source_address?,
         routes,
     })
+}
+
+/// Only the NetworkPolicy has them; the same rules as in the schema.
+fn peers(block: &ApiStaticFabric, report: &mut Report<'_>) {
+    let field = "spec.fabric.static.peers";
+    for (i, text) in block.peers.iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        if let Some(prefix @ IpNet::V4(_)) = net::prefix(text, &field, report) {
+            let message = format_args!("{prefix} is not IPv6");
+            let hint = "write where the outer IPv6 headers of SRv6 come from";
+            report.invalid(&field, message, hint);
+        }
+    }
 }
 
 fn routes(block: &ApiStaticFabric, own: &[Sid], report: &mut Report<'_>) -> Vec<FabricRoute> {
