@@ -96,6 +96,17 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fatal> {
         })
 }
 
+/// A starter folder in which the placeholder is a connector's key, as its owner makes it.
+#[cfg(test)]
+pub(crate) fn ready(dir: &Path) {
+    init(dir, &["gw.example".to_owned()]).unwrap();
+    let file = dir.join("connectors.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let edited = text.replace(&"0".repeat(64), &format!("'{}'", "07".repeat(32)));
+    assert_ne!(edited, text);
+    fs::write(file, edited).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -115,5 +126,17 @@ mod tests {
         assert!(fs::read_to_string(&key).unwrap().contains("PRIVATE KEY"));
         assert!(!dir.join("ca.key").exists());
         assert!(matches!(init(&dir, &[]), Err(Fatal::Exists { .. })));
+    }
+
+    #[test]
+    fn nobody_gets_in_with_the_placeholder() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("starter");
+        init(&dir, &["gw.example".to_owned()]).unwrap();
+        let compiled = crate::source::load(&dir, &[]).unwrap().compiled;
+        assert_eq!(compiled.snapshots[0].attachments, []);
+        let problem = compiled.problems[0].to_string();
+        assert!(problem.contains("connectors.yaml"), "{problem}");
+        assert!(problem.contains("placeholder"), "{problem}");
     }
 }

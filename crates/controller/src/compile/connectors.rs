@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use masque_api::{Connector, Reason};
-use masque_model::{ConnectorKey, ObjectName};
+use masque_model::{ConnectorKey, KeyError, ObjectName};
 
 use crate::{Resources, Sourced, suggest, validate::Report};
 
@@ -44,14 +44,38 @@ pub(super) fn key(
         report.error(field, Reason::ConnectorKeyMissing, message, hint);
         return None;
     };
-    match id.parse() {
-        Ok(key) => Some(key),
-        Err(error) => {
-            let message = format_args!("the key of the Connector {name}{}", place(connector));
-            report.error(field, Reason::ConnectorKeyMalformed, message, error);
-            None
-        }
-    }
+    let wrong = match id.parse() {
+        Ok(key) if !has_small_order(&key) => return Some(key),
+        Ok(_) => "it is a placeholder that anybody can sign for; write the connector's own key"
+            .to_owned(),
+        Err(error) => KeyError::to_string(&error),
+    };
+    let message = format_args!("the key of the Connector {name}{}", place(connector));
+    report.error(field, Reason::ConnectorKeyMalformed, message, wrong);
+    None
+}
+
+/// The points of small order by the y coordinate of their encodings (RFC 8032 §5.1.2), in order;
+/// 0, 1 and -1 also as they are beyond the prime. One of them is what people write when they have
+/// no key yet.
+const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+/// Whether a key is a point of small order: signatures that verify with it can be made without any
+/// secret, so that everybody would be this connector.
+fn has_small_order(key: &ConnectorKey) -> bool {
+    let mut bytes = *key.as_bytes();
+    // The sign of x is in the highest bit.
+    bytes[31] &= 0x7f;
+    let text = ConnectorKey::from_bytes(bytes).to_string();
+    SMALL_ORDER.contains(&text.as_str())
 }
 
 /// The name among `known` that was probably meant, as a hint.

@@ -40,7 +40,7 @@ fn names_follow_the_conventions() {
 fn starter() -> Vec<Arc<Snapshot>> {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("starter");
-    init::init(&dir, &["gw.example".to_owned()]).unwrap();
+    init::ready(&dir);
     let compiled = source::load(&dir, &[]).unwrap().compiled;
     assert_eq!(compiled.snapshots.len(), 1, "{:?}", compiled.problems);
     compiled.snapshots.into_iter().map(Arc::new).collect()

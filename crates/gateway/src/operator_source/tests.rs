@@ -45,7 +45,7 @@ fn an_operator_alone_or_with_manifests_is_refused() {
 fn addresses_come_from_the_operator_alone() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("starter");
-    crate::init::init(&dir, &["gw.example".to_owned()]).unwrap();
+    crate::init::ready(&dir);
     let mut snapshot = crate::source::load(&dir, &[])
         .unwrap()
         .compiled

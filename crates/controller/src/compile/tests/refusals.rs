@@ -191,6 +191,16 @@ fn references_of_an_attachment() {
     let odd = connector("phone", 2).replace("02", "0g");
     let (is, _) = reason(&(odd + &attachment("a", "phone", "prod", "")));
     assert_eq!(is, Reason::ConnectorKeyMalformed);
+    for anybodys in [
+        "00".repeat(32),
+        format!("ec{}ff", "ff".repeat(30)),
+        "y".repeat(52),
+    ] {
+        let zero = connector("phone", 2).replace(&"02".repeat(32), &anybodys);
+        let (is, hint) = reason(&(zero + &attachment("a", "phone", "prod", "")));
+        assert_eq!(is, Reason::ConnectorKeyMalformed, "{anybodys}");
+        assert!(hint.contains("placeholder"), "{hint}");
+    }
     let other = point("staging", 2, "");
     let (is, hint) = reason(&format!("{vpc}{other}"));
     assert_eq!(is, Reason::VPCNotFound, "{hint}");

@@ -173,7 +173,7 @@ fn large_folders_compile_in_bounded_time() {
     let count = 3000;
     let mut text = point("prod", 1, "").replace("10.1.100.0/24", "10.1.64.0/18");
     for i in 0..count {
-        let key = format!("{i:04x}").repeat(16);
+        let key = format!("{:04x}", i + 1).repeat(16);
         text += &connector(&format!("c{i}"), 1).replace(&"01".repeat(32), &key);
         text += &attachment(&format!("a{i}"), &format!("c{i}"), "prod", "");
     }
