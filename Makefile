@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help build demo test lint bench conformance crds chart-test fuzz clean
+.PHONY: help build demo test lint bench bench-operator conformance crds chart-test fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ lint: ## formatting, clippy, docs and the architecture's arrows
 
 bench: ## side-by-side speed ratios
 	@scripts/bench
+
+bench-operator: ## the operator's times, memory and writes on a real API server, beside their goals
+	@scripts/bench-operator
 
 conformance: ## regenerate docs/conformance.md
 	@$(CARGO) run -q -p xtask -- conformance
