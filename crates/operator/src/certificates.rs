@@ -29,6 +29,7 @@ use crate::{
     apply::CHILDREN_MANAGER,
     args::OPERATOR_NAME,
     client::{CallError, call, is_conflict, is_not_found},
+    fingerprints::{Fingerprints, fingerprint},
     index::name_of,
 };
 
@@ -75,6 +76,8 @@ pub(crate) struct Certificates {
     /// Secrets that were current, by name, and until when they are taken so. With what they were
     /// issued for: the CA and the names.
     known: BTreeMap<ObjectName, (String, Instant)>,
+    /// Fingerprints of the certificates in these Secrets.
+    fingerprints: Fingerprints,
 }
 
 /// One Secret that there should be.
@@ -117,6 +120,7 @@ impl Certificates {
             authority,
             server_names,
             known: BTreeMap::new(),
+            fingerprints: Fingerprints::new(),
         })
     }
 
@@ -215,7 +219,9 @@ impl Certificates {
                 continue;
             }
             match self.one(point, &wanted).await {
-                Ok(()) => {
+                Ok(shown) => {
+                    self.fingerprints
+                        .extend(shown.map(|shown| (key.clone(), shown)));
                     self.known.insert(key, (state, now + FRESH));
                 }
                 Err(error) => {
@@ -242,9 +248,20 @@ impl Certificates {
             })
             .collect();
         self.known.retain(|name, _| names.contains(name));
+        self.fingerprints.retain(|name, _| names.contains(name));
     }
 
-    async fn one(&self, point: &VPCIngressPoint, wanted: &Wanted) -> Result<(), AuthorityError> {
+    /// Fingerprints of what was issued, by Secret.
+    pub(crate) fn fingerprints(&self) -> &Fingerprints {
+        &self.fingerprints
+    }
+
+    /// Makes one Secret current; the fingerprint of its certificate.
+    async fn one(
+        &self,
+        point: &VPCIngressPoint,
+        wanted: &Wanted,
+    ) -> Result<Option<String>, AuthorityError> {
         let namespace = point.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let bundle = self.authority.bundle();
@@ -265,13 +282,14 @@ impl Certificates {
                     && text(&secret, CA_CRT) == bundle
                     && self.authority.is_current(&issued, &wanted.subject, now)
                 {
-                    return Ok(());
+                    return Ok(fingerprint(issued.certificate_pem.as_bytes()));
                 }
             }
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(error.into()),
         }
         let issued = self.authority.issue(&wanted.subject, now)?;
+        let shown = fingerprint(issued.certificate_pem.as_bytes());
         let secret = Secret {
             metadata: child_metadata(point, wanted.name.clone()),
             type_: Some(wanted.type_.to_owned()),
@@ -288,7 +306,7 @@ impl Certificates {
         };
         let params = PatchParams::apply(CHILDREN_MANAGER).force();
         call(api.patch(&wanted.name, &params, &Patch::Apply(&secret))).await?;
-        Ok(())
+        Ok(shown)
     }
 }
 

@@ -9,6 +9,7 @@ mod apply;
 mod args;
 mod certificates;
 mod client;
+mod fingerprints;
 mod index;
 mod kinds;
 mod leader;

@@ -196,6 +196,7 @@ impl Reconciler {
         let mut view = View::of(&self.index.lock());
         let begun = Instant::now();
         let looked_up = self.secrets.look(&view.points).await;
+        let mut fingerprints = looked_up.fingerprints;
         view.resources.vpcs = self.lookups.vpcs(&view.points).await.clone();
         let nodes = self.lookups.nodes(&view.points).await.to_vec();
         left.again(looked_up.again);
@@ -231,6 +232,7 @@ impl Reconciler {
 
         let begun = Instant::now();
         let refused = self.children(&view, &mut left).await;
+        fingerprints.extend(self.certificates.fingerprints().clone());
         self.step("children", begun);
 
         let begun = Instant::now();
@@ -242,6 +244,7 @@ impl Reconciler {
             versions: &self.versions,
             hub: &self.hub,
             refused: &refused,
+            fingerprints: &fingerprints,
             now: Timestamp::now(),
         };
         let (again, waiting) = self.statuses.write(&view, &facts).await;

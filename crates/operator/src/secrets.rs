@@ -20,7 +20,10 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::client::{call, is_not_found};
+use crate::{
+    client::{call, is_not_found},
+    fingerprints::{Fingerprints, fingerprint},
+};
 
 /// How long a Secret that is fine is taken as known.
 const FRESH: Duration = Duration::from_secs(60);
@@ -34,8 +37,8 @@ const CONCURRENT: usize = 16;
 /// What a lookup found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
-    /// A certificate and its key.
-    Usable,
+    /// A certificate and its key; the certificate's fingerprint.
+    Usable(String),
     /// A Secret that no gateway can use, and why.
     Bad(String),
     /// No such Secret.
@@ -53,6 +56,8 @@ pub(crate) struct Secrets {
 pub(crate) struct Looked {
     /// Secrets that are there.
     pub(crate) present: BTreeSet<ObjectName>,
+    /// Fingerprints of those that are usable.
+    pub(crate) fingerprints: Fingerprints,
     /// What is wrong with them.
     pub(crate) problems: Vec<Problem>,
     /// When to look again.
@@ -99,10 +104,9 @@ impl Secrets {
     fn learn(&mut self, name: ObjectName, found: Option<Found>, now: Instant) {
         match found {
             Some(found) => {
-                let fresh = if found == Found::Usable {
-                    FRESH
-                } else {
-                    ANXIOUS
+                let fresh = match found {
+                    Found::Usable(_) => FRESH,
+                    Found::Bad(_) | Found::Missing => ANXIOUS,
                 };
                 self.known.insert(name, (found, now + fresh));
             }
@@ -125,7 +129,10 @@ impl Secrets {
         for point in points {
             for (field, name) in references(point) {
                 match self.known.get(&name).map(|(found, _)| found) {
-                    Some(Found::Usable) => {
+                    Some(Found::Usable(fingerprint)) => {
+                        looked
+                            .fingerprints
+                            .insert(name.clone(), fingerprint.clone());
                         looked.present.insert(name);
                     }
                     Some(Found::Bad(why)) => {
@@ -193,7 +200,7 @@ fn judge(secret: &Secret) -> Found {
         data.map_or(&[][..], |bytes| bytes.0.as_slice())
     };
     match pair(part("tls.crt"), part("tls.key")) {
-        Ok(()) => Found::Usable,
+        Ok(()) => Found::Usable(fingerprint(part("tls.crt")).unwrap_or_default()),
         Err(why) => Found::Bad(why),
     }
 }

@@ -32,6 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    fingerprints::{Fingerprints, by_listener},
     index::{Index, name_of},
     kinds::ChildKind,
     status_writer::{STATUS_MANAGER, StatusWriter, Wanted},
@@ -56,6 +57,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) nodes: &'a [IpAddr],
     /// Children that the API server refused, by ingress point.
     pub(crate) refused: &'a BTreeMap<ObjectName, String>,
+    /// Fingerprints of certificates, by Secret.
+    pub(crate) fingerprints: &'a Fingerprints,
     /// Now.
     pub(crate) now: Timestamp,
 }
@@ -128,7 +131,7 @@ impl Statuses {
                 service: typed::<Service>(&index, ChildKind::Service, &child),
                 node_addresses: facts.nodes.to_vec(),
                 snapshot_hash: facts.versions.hash(&name),
-                ..Observed::default()
+                certificate_sha256: by_listener(point, facts.fingerprints),
             };
             all.insert(name, observed);
         }

@@ -34,7 +34,8 @@ fn why(secret: &Secret) -> String {
 fn a_pair_is_usable() {
     let pair = issued(now());
     let good = secret("kubernetes.io/tls", &pair.certificate_pem, &pair.key_pem);
-    assert_eq!(judge(&good), Found::Usable);
+    let shown = fingerprint(pair.certificate_pem.as_bytes()).unwrap();
+    assert_eq!(judge(&good), Found::Usable(shown));
 }
 
 #[test]
