@@ -18,6 +18,9 @@ use crate::{
     resources::object_name,
 };
 
+/// Digits of a connector's key that a message shows.
+const KEY_DIGITS: usize = 8;
+
 /// The status of an attachment, without its addresses (see [the module](crate::status)).
 ///
 /// `problems` and `outcomes` are those about it, `points` the ingress points of its VPC in its
@@ -132,7 +135,15 @@ fn programmed_here(
         .iter()
         .flat_map(|(_, attachment)| &attachment.addresses);
     let texts: Vec<_> = texts.map(ToString::to_string).collect();
-    let mut message = format!("gateways expect it with {}", texts.join(", "));
+    // A new key is not in force before pods acknowledged it: see below.
+    let key: String = there[0]
+        .1
+        .key
+        .to_string()
+        .chars()
+        .take(KEY_DIGITS)
+        .collect();
+    let mut message = format!("gateways expect key {key}... with {}", texts.join(", "));
     for outcome in outcomes {
         if let AssignState::Partly(_, refusal) = &outcome.state {
             message = format!("{message}. {}", refusal.message);

@@ -10,7 +10,7 @@ use super::{
     Observed,
     conditions::{Conditions, Verdict, fails, verdict},
     connected, endpoint,
-    pods::{programmed, refused},
+    pods::{programmed, refused, trouble_of},
     pools,
 };
 use crate::{
@@ -86,7 +86,13 @@ fn judge(
     let refs_fail = fails(problems, ConditionType::ResolvedRefs);
     let first = if accepted.good { &refs } else { &accepted };
     let blocked = !accepted.good || refs_fail;
-    let programmed = programmed_here(problems, snapshot, observed, blocked.then_some(first));
+    let programmed = programmed_here(
+        point,
+        problems,
+        snapshot,
+        observed,
+        blocked.then_some(first),
+    );
     let mut fabric = verdict(problems, ConditionType::FabricReady, Reason::FabricReady);
     if fabric.good {
         fabric.message = "the SIDs are those of spec.fabric.static".to_owned();
@@ -119,6 +125,7 @@ fn judge(
 }
 
 fn programmed_here(
+    point: &VPCIngressPoint,
     problems: &[&Problem],
     snapshot: Option<&Snapshot>,
     observed: &Observed,
@@ -140,6 +147,9 @@ fn programmed_here(
         return Verdict::bad(Reason::Pending, "no Snapshot was made of it yet");
     };
     let by_pods = programmed(snapshot, &observed.pods);
+    if point.spec.replicas == Some(0) && by_pods.reason == Reason::WaitingForPods {
+        return Verdict::bad(by_pods.reason, "spec.replicas is 0: no gateway runs");
+    }
     match &observed.failed_create {
         Some(message) if by_pods.reason == Reason::WaitingForPods => refused(message),
         _ => by_pods,
@@ -160,11 +170,7 @@ fn degraded(point: &VPCIngressPoint, observed: &Observed) -> Option<Verdict> {
         let refused = refused(message);
         return Some(Verdict::good(refused.reason, refused.message));
     }
-    let pods = observed.pods.iter().filter(|pod| !pod.terminating);
-    if let Some(trouble) = pods
-        .filter(|pod| !pod.ready)
-        .find_map(|pod| pod.trouble.as_ref())
-    {
+    if let Some(trouble) = trouble_of(&observed.pods) {
         return Some(Verdict::good(trouble.reason, &*trouble.message));
     }
     (observed.ready_replicas < wanted).then(|| {

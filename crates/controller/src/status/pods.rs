@@ -1,8 +1,11 @@
 //! What is known of gateway pods.
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ContainerStateWaiting, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerStateWaiting, ContainerStatus, Pod},
+    },
+    jiff::Timestamp,
 };
 use masque_api::Reason;
 use masque_model::{ObjectName, Snapshot};
@@ -18,6 +21,10 @@ pub struct PodReport {
     pub ready: bool,
     /// It was told to stop.
     pub terminating: bool,
+    /// It ran to its end or was refused by its node, and is only left to be looked at.
+    pub ended: bool,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// Why it does not run.
     pub trouble: Option<PodTrouble>,
     /// The version of the Snapshot that it acknowledged.
@@ -62,6 +69,11 @@ impl PodReport {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             ready,
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            ended: matches!(
+                status.and_then(|status| status.phase.as_deref()),
+                Some("Failed" | "Succeeded")
+            ),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             trouble: trouble(pod),
             ..Self::default()
         }
@@ -71,6 +83,19 @@ impl PodReport {
     fn counts(&self) -> bool {
         !self.terminating
     }
+}
+
+/// What is wrong with pods that are not ready; of several troubles that of the newest pod. Pods that
+/// a node refused stay where they are: once a pod made after them is ready, they are history.
+pub(super) fn trouble_of(pods: &[PodReport]) -> Option<&PodTrouble> {
+    let pods = || pods.iter().filter(|pod| pod.counts());
+    let ready = pods().filter(|pod| pod.ready).map(|pod| pod.created).max();
+    let troubled = pods()
+        .filter(|pod| !pod.ready)
+        .filter(|pod| !pod.ended || ready.is_none_or(|ready| pod.created > ready))
+        .filter_map(|pod| Some((pod.created, &pod.pod, pod.trouble.as_ref()?)));
+    let newest = troubled.max_by_key(|(created, name, _)| (*created, *name));
+    newest.map(|(_, _, trouble)| trouble)
 }
 
 /// Why the pods of a Deployment cannot be made, when its status says so.
@@ -96,9 +121,9 @@ pub(super) fn refused(message: &str) -> Verdict {
 }
 
 /// Whether every ready pod runs a Snapshot, and if not, what is in the way.
-pub(super) fn programmed(snapshot: &Snapshot, pods: &[PodReport]) -> Verdict {
+pub(super) fn programmed(snapshot: &Snapshot, all: &[PodReport]) -> Verdict {
     let version = snapshot.version;
-    let pods: Vec<_> = pods.iter().filter(|pod| pod.counts()).collect();
+    let pods: Vec<_> = all.iter().filter(|pod| pod.counts()).collect();
     let rejected = pods
         .iter()
         .find_map(|pod| Some((&pod.pod, pod.rejected.as_ref()?)));
@@ -109,7 +134,7 @@ pub(super) fn programmed(snapshot: &Snapshot, pods: &[PodReport]) -> Verdict {
     let ready: Vec<_> = pods.iter().filter(|pod| pod.ready).collect();
     if ready.is_empty() {
         let message = "no gateway pod is ready";
-        return match pods.iter().find_map(|pod| pod.trouble.as_ref()) {
+        return match trouble_of(all) {
             Some(trouble) if trouble.reason == Reason::PodSecurityForbidden => {
                 Verdict::bad(trouble.reason, &*trouble.message)
             }
@@ -155,11 +180,15 @@ fn trouble(pod: &Pod) -> Option<PodTrouble> {
     let containers = status.container_statuses.as_deref().unwrap_or(&[]);
     init.iter().chain(containers).find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        waiting_trouble(&container.image, waiting)
+        waiting_trouble(container, waiting)
     })
 }
 
-fn waiting_trouble(image: &str, waiting: &ContainerStateWaiting) -> Option<PodTrouble> {
+fn waiting_trouble(
+    container: &ContainerStatus,
+    waiting: &ContainerStateWaiting,
+) -> Option<PodTrouble> {
+    let (name, image) = (&container.name, &container.image);
     let text = waiting.message.as_deref().unwrap_or_default();
     let (reason, message) = match waiting.reason.as_deref()? {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => (
@@ -170,8 +199,10 @@ fn waiting_trouble(image: &str, waiting: &ContainerStateWaiting) -> Option<PodTr
         ),
         "CrashLoopBackOff" => (
             Reason::PodCrashing,
-            "the gateway ends again and again; its log says why (kubectl logs --previous)"
-                .to_owned(),
+            format!(
+                "the container {name} ends again and again; its log says why (kubectl logs -c \
+                 {name} --previous)"
+            ),
         ),
         word @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
             (Reason::PodsNotReady, format!("{word}: {text}"))

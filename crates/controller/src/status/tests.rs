@@ -321,6 +321,12 @@ fn an_edit_of_something_else_writes_nothing() {
         (world.attachment(&[], 200), world.policy(200)),
         (attachment, policy)
     );
+    // A new key of its connector is an edit of it.
+    world.snapshot.attachments[0].key = masque_model::ConnectorKey::from_bytes([9; 32]);
+    assert!(has(
+        &world.attachment(&[], 250),
+        "Programmed=False/RejectedByGateway"
+    ));
     // An edit of the thing itself has to be acknowledged.
     world.observed.pods[0].rejected = None;
     world.attachment.metadata.generation = Some(2);
@@ -429,7 +435,7 @@ proptest! {
             acked_version: Some(pod.2),
             rejected: pod.3.then(|| "no".to_owned()),
             sessions: vec![session(5); pod.4],
-            trouble: None,
+            ..PodReport::default()
         }).collect();
         world.observed.failed_create = failed.then(|| "quota".to_owned());
         let objects = [

@@ -101,7 +101,8 @@ const TROUBLES: &str = r#"
 {"phase":"Failed","reason":"SysctlForbidden","message":"forbidden sysctl"} => PodSecurityForbidden => --allowed-unsafe-sysctls
 {"conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"0/3 nodes"}]} => PodUnschedulable => 0/3 nodes
 {"containerStatuses":[{"name":"g","image":"x:1","imageID":"","ready":false,"restartCount":0,"state":{"waiting":{"reason":"ImagePullBackOff"}}}]} => ImagePullFailed => imagePullSecrets
-{"containerStatuses":[{"name":"g","image":"x:1","imageID":"","ready":false,"restartCount":9,"state":{"waiting":{"reason":"CrashLoopBackOff"}}}]} => PodCrashing => --previous
+{"containerStatuses":[{"name":"g","image":"x:1","imageID":"","ready":false,"restartCount":9,"state":{"waiting":{"reason":"CrashLoopBackOff"}}}]} => PodCrashing => -c g --previous
+{"initContainerStatuses":[{"name":"sysctls","image":"x:1","imageID":"","ready":false,"restartCount":9,"state":{"waiting":{"reason":"CrashLoopBackOff"}}}]} => PodCrashing => -c sysctls
 {"containerStatuses":[{"name":"g","image":"x:1","imageID":"","ready":false,"restartCount":0,"state":{"waiting":{"reason":"CreateContainerConfigError","message":"no configmap"}}}]} => PodsNotReady => no configmap
 "#;
 
@@ -126,6 +127,52 @@ fn troubles_of_pods_are_told() {
         assert_eq!(programmed.status, "False");
         assert!(programmed.message.contains(text), "{}", programmed.message);
     }
+}
+
+/// The kubelet leaves pods that it refused; the one that replaced them is what counts.
+#[test]
+fn pods_that_were_refused_before_the_cure_are_history() {
+    let pod = |name: &str, second: i64, status: Value| {
+        let object = json!({
+            "metadata": {"name": name, "creationTimestamp": at(second).to_string()},
+            "status": status,
+        });
+        PodReport::new(&serde_json::from_value(object).unwrap())
+    };
+    let refused = json!({"phase": "Failed", "reason": "SysctlForbidden", "message": "no"});
+    let crashing = json!({"phase": "Pending", "containerStatuses": [{
+        "name": "g", "image": "x:1", "imageID": "", "ready": false, "restartCount": 9,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    }]});
+    let fine = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let degraded = |pods: Vec<PodReport>| {
+        let mut world = world();
+        world.observed.pods = pods;
+        let conditions = world.point(100);
+        let found = conditions.iter().find(|c| c.type_ == "Degraded");
+        found.map(|condition| condition.reason.clone())
+    };
+    let (old, new) = (pod("a", 10, refused.clone()), pod("b", 20, fine.clone()));
+    assert_eq!(degraded(vec![old.clone(), new]), None);
+    // A rollout that is refused, while the pods before it serve on.
+    let later = vec![pod("a", 30, refused), pod("b", 20, fine.clone())];
+    assert_eq!(degraded(later).as_deref(), Some("PodSecurityForbidden"));
+    let worse = vec![old, pod("b", 20, crashing.clone())];
+    assert_eq!(degraded(worse).as_deref(), Some("PodCrashing"));
+    // One that goes on trying is not over, however old it is.
+    let both = vec![pod("a", 10, crashing), pod("b", 20, fine)];
+    assert_eq!(degraded(both).as_deref(), Some("PodCrashing"));
+}
+
+#[test]
+fn no_replicas_are_nobodys_fault() {
+    let mut world = world();
+    world.point.spec.replicas = Some(0);
+    world.observed.pods.clear();
+    world.observed.ready_replicas = 0;
+    let conditions = world.point(100);
+    assert!(has(&conditions, "Programmed=False/WaitingForPods"));
+    assert!(conditions[3].message.contains("spec.replicas"));
 }
 
 #[test]
