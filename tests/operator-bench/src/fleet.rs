@@ -120,7 +120,7 @@ impl Fleet {
             self.create(CONNECTOR, &namespace, &name, labels, spec).await?;
             let status = json!({"status": {"connectionDetails": {
                 "type": "PublicKey",
-                "publicKey": {"id": format!("{:064x}", number + 1), "homeRelay": "https://relay.example"},
+                "publicKey": {"id": key(number), "homeRelay": "https://relay.example"},
             }}});
             let api = self.api(CONNECTOR, &namespace);
             let params = PatchParams::default();
@@ -331,6 +331,11 @@ fn connector_name(number: u32) -> String {
 
 fn policy_name(number: u32) -> String {
     format!("policy-{number:04}")
+}
+
+/// A key that nobody has, in hexadecimal.
+fn key(number: u32) -> String {
+    format!("{number:08x}{}", "5a".repeat(28))
 }
 
 fn team(number: u32) -> String {

@@ -171,7 +171,7 @@ struct Scope<'a> {
     policy: &'a ObjectName,
     /// The policy targets the ingress point itself.
     whole: bool,
-    /// Sorted by name.
+    /// Sorted by name; empty when every rule is about the whole ingress point.
     members: Vec<Member<'a>>,
 }
 
@@ -201,9 +201,13 @@ impl<'a> Scope<'a> {
         let whole =
             targets(PolicyTargetKind::VPCIngressPoint).any(|n| *n == snapshot.ingress_point);
         let single: BTreeSet<_> = targets(PolicyTargetKind::ConnectorAttachment).collect();
-        let members: Vec<_> = snapshot
-            .attachments
-            .iter()
+        if !whole && single.is_empty() {
+            return None;
+        }
+        // Thousands of policies meet thousands of attachments here, and most rules are for all.
+        let all = whole && policy.rules.iter().all(|rule| rule.connectors.is_none());
+        let attachments = snapshot.attachments.iter().filter(|_| !all);
+        let members: Vec<_> = attachments
             .filter(|attachment| attachment.name.namespace == policy.name.namespace)
             .filter(|attachment| whole || single.contains(&attachment.name))
             .map(|attachment| {

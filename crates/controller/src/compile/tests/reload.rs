@@ -191,3 +191,29 @@ fn large_folders_compile_in_bounded_time() {
     assert_eq!(kept.snapshots[0].attachments.len(), count);
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
+
+#[test]
+fn policies_for_everybody_do_not_look_at_everybody() {
+    let texts = |policies: usize, attachments: usize| {
+        let mut text = point("prod", 1, "").replace("10.1.100.0/24", "10.1.64.0/18");
+        for i in 0..attachments {
+            let key = format!("{:04x}", i + 1).repeat(16);
+            text += &connector(&format!("c{i}"), 1).replace(&"01".repeat(32), &key);
+            text += &attachment(&format!("a{i}"), &format!("c{i}"), "prod", "");
+        }
+        for i in 0..policies {
+            text += &policy(&format!("p{i}"), "prod", "  - {name: r}\n");
+        }
+        text
+    };
+    let timed = |policies, attachments| {
+        let manifests = parse(&[("test.yaml".to_owned(), texts(policies, attachments))]);
+        let start = std::time::Instant::now();
+        let compiled = compile(&manifests.resources, NOW, &Options::standalone(), &[]);
+        assert_eq!(compiled.problems, []);
+        start.elapsed()
+    };
+    let apart = timed(1_000, 0) + timed(0, 1_500);
+    let together = timed(1_000, 1_500);
+    assert!(together < apart * 8, "{together:?} is more than {apart:?}");
+}
