@@ -14,6 +14,7 @@
 )]
 
 mod attachment;
+mod child;
 mod condition;
 mod connector;
 mod crds;
@@ -26,6 +27,7 @@ pub use attachment::{
     AllocationMode, AttachmentLimits, AttachmentPhase, AttachmentSession, ConnectorAttachment,
     ConnectorAttachmentSpec, ConnectorAttachmentStatus, IpAllocation, IpFamily, SessionTransport,
 };
+pub use child::{CLIENT_CA_KEY, child_name, client_ca_name, label_value, stable_hash};
 pub use condition::{ConditionType, Reason};
 pub use connector::{
     Capability, ConnectionDetails, Connector, ConnectorSpec, ConnectorStatus, PublicKeyDetails,

@@ -26,7 +26,7 @@ mod network;
 mod pod;
 mod sysctls;
 
-pub(crate) use names::hash;
+pub(crate) use masque_api::stable_hash as hash;
 pub use names::{
     INGRESS_POINT_LABEL, LABELS, child_name, client_ca_name, label_value, labels,
     listener_secret_name, selector, selector_text, stream_secret_name, stream_uri,

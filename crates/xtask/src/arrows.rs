@@ -66,6 +66,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
         "cli",
         Kind::Io,
         &[
+            "api",
             "client",
             "masque",
             "model",

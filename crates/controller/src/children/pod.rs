@@ -64,7 +64,7 @@ pub(super) fn deployment(
     let data = serde_json::to_vec(&config_map.data).unwrap_or_default();
     annotations.insert(
         CONFIG_ANNOTATION.to_owned(),
-        format!("{:016x}", names::hash(&data)),
+        format!("{:016x}", super::hash(&data)),
     );
     Deployment {
         metadata: metadata(point),
