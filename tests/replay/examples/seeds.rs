@@ -24,6 +24,7 @@ fn main() -> io::Result<()> {
         ("template", texts(&TEMPLATES)),
         ("fields", fields()),
         ("manifest", manifests()?),
+        ("resources", resources()),
     ];
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (target, files) in seeds {
@@ -323,6 +324,27 @@ fn fields() -> Vec<Vec<u8>> {
         "3a, b\nc;details=\"\\\\\"\nd; error=destination_unavailable",
     ]);
     files.push(concealed.into_bytes());
+    files
+}
+
+/// A flag, then objects: kind, name, how many changes (11 are none), and each change's field and
+/// value by number.
+fn resources() -> Vec<Vec<u8>> {
+    let world = [0, 0, 0, 1, 0, 0, 2, 0, 0, 3, 0, 0, 1, 2, 0, 2, 2, 0];
+    let mut files = vec![[&[0][..], &world].concat()];
+    for field in 0..40_u8 {
+        // Fields of points, connectors, attachments and policies, as they follow each other.
+        let kind = match field {
+            0..27 => 0,
+            27..33 => 2,
+            33 => 1,
+            _ => 3,
+        };
+        for value in [field, field * 5 + 3] {
+            let changed = [kind, 0, 12, field, value % 44];
+            files.push([&[field & 1][..], &world, &changed].concat());
+        }
+    }
     files
 }
 

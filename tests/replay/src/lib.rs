@@ -20,6 +20,7 @@ mod input;
 mod manifest;
 mod merge;
 mod packet;
+mod resources;
 mod session;
 mod template;
 
@@ -27,7 +28,7 @@ mod template;
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by the name of its folder under `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("capsule", capsule::run),
     ("fields", fields::run),
     ("frame", frame::run),
@@ -35,6 +36,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("manifest", manifest::run),
     ("merge", merge::run),
     ("packet", packet::run),
+    ("resources", resources::run),
     ("session", session::run),
     ("template", template::run),
 ];

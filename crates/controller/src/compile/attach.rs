@@ -115,11 +115,12 @@ impl Compiler<'_> {
     }
 
     fn no_point(&self, checked: &CheckedAttachment, drafts: &Drafts, report: &mut Report<'_>) {
-        let refused = self.resources.ingress_points.iter().find(|sourced| {
+        let of_vpc = self.resources.ingress_points.iter().filter(|sourced| {
             let name = sourced.name();
             name.namespace == checked.name.namespace
                 && validate::vpc_name(&sourced.object.spec.vpc_ref, &name.namespace) == checked.vpc
         });
+        let refused = of_vpc.min_by_key(|sourced| sourced.name());
         let message = match refused {
             Some(sourced) => {
                 format!(
