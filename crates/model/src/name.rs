@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The namespace and name of a resource; ordered by namespace, then name (the tie-break of the API).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ObjectName {
     /// The Kubernetes namespace, `default` in a folder of manifests that names none.
     pub namespace: String,

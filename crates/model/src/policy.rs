@@ -8,6 +8,7 @@ use crate::ObjectName;
 /// One rule of one VPCAccessPolicy. Rules add up: a matching Deny beats every Allow, and what no
 /// Allow matches is denied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The policy it comes from; names the rule in metrics and in `explain`.
     pub policy: ObjectName,
@@ -67,6 +68,7 @@ pub enum AttachmentSet {
 
 /// A prefix with holes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PrefixMatch {
     /// What is matched.
     pub prefix: IpNet,
@@ -77,6 +79,7 @@ pub struct PrefixMatch {
 /// A protocol and, for protocols with ports, a port range of the VPC side (`ToVpc`) or of the
 /// client (`FromVpc`): always the destination port of the flow's first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PortMatch {
     /// The upper-layer protocol.
     pub protocol: ProtocolMatch,

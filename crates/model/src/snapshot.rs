@@ -13,7 +13,13 @@ pub const MAX_SNAPSHOT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Everything a gateway needs to know of one VPCIngressPoint. Made by the compiler of
 /// `controller`, never edited in place.
+///
+/// A field that this version does not know is refused, here and in everything inside: it may be
+/// what keeps a rule from allowing more, and nobody can obey what they do not understand. Write a
+/// new field only where it says something (`skip_serializing_if`), so that neighbouring versions
+/// read each other's Snapshots as long as it is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Snapshot {
     /// Grows with every change; unique per ingress point.
     pub version: u64,
@@ -47,6 +53,7 @@ pub struct Snapshot {
 
 /// One address and port that clients dial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Listener {
     /// The listener's name inside the ingress point.
     pub name: String,
@@ -75,6 +82,7 @@ pub enum ListenerProtocol {
 
 /// How a client may prove that it holds its connector's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AuthMethods {
     /// RFC 9729 Concealed authentication.
     pub concealed_key: bool,
@@ -84,6 +92,7 @@ pub struct AuthMethods {
 
 /// A range that client addresses are taken from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AddressPool {
     /// The range; no host bits.
     pub prefix: IpNet,
@@ -100,6 +109,7 @@ pub enum Fabric {
 
 /// The fabric of an ingress point without an external control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StaticFabric {
     /// This gateway's decapsulation SID for the VPC: End.DT46, or End.DT6 where the kernel has no
     /// VRF.
@@ -115,6 +125,7 @@ pub struct StaticFabric {
 
 /// One prefix and the SID that decapsulates for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FabricRoute {
     /// The prefix inside the VPC.
     pub prefix: IpNet,
@@ -131,6 +142,7 @@ pub enum BridgeMode {
 
 /// Bounds on sessions of one ingress point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SessionLimits {
     /// A session without any packet for this long ends; 0 means never.
     pub idle_timeout_ms: u64,
@@ -144,6 +156,7 @@ pub struct SessionLimits {
 
 /// One connector bound to the VPC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// The ConnectorAttachment.
     pub name: ObjectName,
@@ -167,6 +180,7 @@ pub struct Attachment {
 
 /// Bounds on one attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AttachmentLimits {
     /// Tunnels at one time; one of them, the newest, carries traffic.
     pub sessions: u32,

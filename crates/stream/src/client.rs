@@ -62,7 +62,7 @@ pub struct Received {
     pub snapshot: Snapshot,
     /// The hash of its content.
     pub hash: SnapshotHash,
-    /// As it came: a newer operator may say more than this gateway reads, and the hash is of that.
+    /// As it came: the hash is of these bytes.
     pub(crate) payload: Bytes,
 }
 

@@ -209,6 +209,45 @@ mod tests {
         ));
     }
 
+    /// What a later version wrote may restrict something; running without it would open what it
+    /// closes.
+    #[test]
+    fn what_a_later_version_added_is_not_ignored() {
+        let mut later = snapshot("a", 0);
+        later.rules.push(masque_model::Rule {
+            policy: point("p"),
+            name: "r".to_owned(),
+            mode: masque_model::Mode::Enforce,
+            action: masque_model::Action::Allow,
+            direction: masque_model::Direction::ToVpc,
+            attachments: masque_model::AttachmentSet::All,
+            prefixes: Vec::new(),
+            ports: Vec::new(),
+            not_after_unix_s: None,
+        });
+        let payload = serde_json::to_value(&later).unwrap();
+        let read = |payload: &serde_json::Value| {
+            let payload = serde_json::to_vec(payload).unwrap();
+            let hash = SnapshotHash::of(&payload);
+            Document::decode(0, hash.as_bytes(), &payload, &point("a"))
+        };
+        assert_eq!(read(&payload).unwrap().1, later);
+        for place in [
+            "",
+            "/rules/0",
+            "/listeners/0",
+            "/sessions",
+            "/fabric/Static",
+        ] {
+            let mut payload = payload.clone();
+            let object = payload.pointer_mut(place).unwrap();
+            object["onlyOnWeekdays"] = true.into();
+            let error = read(&payload).unwrap_err().to_string();
+            assert!(error.contains("onlyOnWeekdays"), "{place}: {error}");
+            assert!(error.contains("neighbouring versions"), "{error}");
+        }
+    }
+
     #[test]
     fn a_large_one_is_refused_at_both_ends() {
         let mut large = snapshot("a", 1);

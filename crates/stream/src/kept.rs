@@ -185,6 +185,7 @@ mod tests {
         let mut flipped = good.clone();
         *flipped.last_mut().unwrap() ^= 1;
         let cut = &good[..good.len() - 1];
+        let later = [b"masque-snapshot 2", &good[MAGIC.len()..]].concat();
         let long = vec![b'x'; MAX_SNAPSHOT_BYTES + MAX_HEADER_BYTES + 1];
         for bad in [
             &flipped[..],
@@ -192,6 +193,7 @@ mod tests {
             b"",
             b"\n",
             b"masque-snapshot 1 x y\n{}",
+            &later,
             &long,
         ] {
             fs::write(kept.path(), bad).unwrap();
@@ -200,6 +202,18 @@ mod tests {
             assert!(dir.path().join("snapshot.unreadable").exists());
             assert_eq!(kept.load(&point("a")).unwrap(), None);
         }
+    }
+
+    /// As on a full disk: what was kept is whole, and the error is the caller's to tell.
+    #[test]
+    fn what_cannot_be_written_costs_nothing() {
+        let (dir, kept) = in_folder();
+        let first = received(&snapshot("a", 3));
+        kept.save(&first).unwrap();
+        // A folder of that name is in the way of the new file.
+        fs::create_dir(dir.path().join("snapshot.new")).unwrap();
+        kept.save(&received(&snapshot("a", 4))).unwrap_err();
+        assert_eq!(kept.load(&point("a")).unwrap(), Some(first));
     }
 
     #[test]

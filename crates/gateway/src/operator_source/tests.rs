@@ -41,6 +41,41 @@ fn an_operator_alone_or_with_manifests_is_refused() {
     assert!(alone.to_string().contains("--operator-ca"), "{alone}");
 }
 
+/// A gateway starts without what it cannot read, and waits for its operator.
+#[test]
+fn a_kept_snapshot_of_no_use_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(KEPT);
+    let mut config = parse(&[])
+        .unwrap()
+        .run
+        .operator
+        .config(Kept::new(&file))
+        .unwrap();
+    let path = |name: &str| dir.path().join(name);
+    (config.certificate, config.key) = (path("tls.crt"), path("tls.key"));
+    config.ca = path("ca.crt");
+    // Whose pod this is is not known yet: nothing is thrown away.
+    std::fs::write(&file, "masque-snapshot 1 1 00\n{}").unwrap();
+    assert!(kept(&config).is_none());
+    assert!(file.exists());
+    let point = masque_model::ObjectName::new("team", "edge");
+    let authority = masque_stream::Authority::generate(0).unwrap();
+    let issued = authority
+        .issue(&masque_stream::Subject::Pods(point), 0)
+        .unwrap();
+    std::fs::write(&config.ca, authority.bundle()).unwrap();
+    std::fs::write(&config.certificate, issued.certificate_pem).unwrap();
+    std::fs::write(&config.key, issued.key_pem).unwrap();
+    assert!(kept(&config).is_none());
+    assert!(!file.exists() && file.with_extension("unreadable").exists());
+    // Nor is a folder in its place, or none at all.
+    std::fs::create_dir(&file).unwrap();
+    assert!(kept(&config).is_none());
+    std::fs::remove_dir(&file).unwrap();
+    assert!(kept(&config).is_none());
+}
+
 #[test]
 fn addresses_come_from_the_operator_alone() {
     let dir = tempfile::tempdir().unwrap();
