@@ -71,3 +71,61 @@ pub struct PublicKeyDetails {
     /// The relay it stays connected to.
     pub home_relay: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As upstream's controllers and agents write it, and as a later upstream might.
+    #[test]
+    fn what_is_not_known_is_no_obstacle() {
+        let connector: Connector = serde_json::from_value(json!({
+            "apiVersion": "networking.datumapis.com/v1alpha1",
+            "kind": "Connector",
+            "metadata": {"name": "laptop", "annotations": {"networking.datum.org/connector-name": "x"}},
+            "spec": {
+                "connectorClassName": "datum-connect",
+                "capabilities": [
+                    {"type": "ConnectTCP", "connectTCP": {"disabled": false}},
+                    {"type": "CONNECT-IP", "enabled": true, "connectIP": {"mtu": 1400}},
+                    {"type": "SomethingNew", "level": 3},
+                ],
+                "hibernation": {"after": "1h"},
+            },
+            "status": {
+                "capabilities": [{"type": "ConnectTCP", "conditions": []}],
+                "leaseRef": {"name": "laptop"},
+                "connectionDetails": {
+                    "type": "PublicKey",
+                    "publicKey": {
+                        "id": "a5", "discoveryMode": "DNS", "homeRelay": "https://relay.example",
+                        "addresses": [{"address": "192.0.2.1", "port": 4433}], "rotated": true,
+                    },
+                    "ticket": {"x": 1},
+                },
+                "conditions": [{
+                    "type": "IrohDNSPublished", "status": "False", "reason": "DeferredToOwner",
+                    "message": "", "lastTransitionTime": "2026-08-21T00:00:00Z",
+                }],
+            },
+        }))
+        .unwrap();
+        assert_eq!(connector.spec.capabilities.len(), 3);
+        let details = connector.status.unwrap().connection_details.unwrap();
+        assert_eq!(details.public_key.unwrap().id, "a5");
+        // Of another kind of identity, there is no key, and no error either.
+        let other: Connector = serde_json::from_value(json!({
+            "metadata": {"name": "phone"},
+            "spec": {},
+            "status": {"connectionDetails": {"type": "SPIFFE", "spiffe": {"id": "x"}}},
+        }))
+        .unwrap();
+        let details = other.status.unwrap().connection_details.unwrap();
+        assert_eq!(
+            (details.type_.as_str(), details.public_key),
+            ("SPIFFE", None)
+        );
+    }
+}
