@@ -133,7 +133,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn ingress_points(&mut self) -> Drafts {
         let mut sources: Vec<_> = self.resources.ingress_points.iter().collect();
-        sources.sort_by_key(|sourced| sourced.precedence());
+        sources.sort_by_cached_key(|sourced| sourced.precedence());
         let mut drafts = Drafts::new();
         let mut refused = BTreeSet::new();
         let mut candidates = Vec::new();

@@ -42,17 +42,17 @@ pub struct Resources {
 /// An object and where it stood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sourced<T> {
-    /// The object.
-    pub object: T,
+    /// The object, which whoever read it may keep as well.
+    pub object: Arc<T>,
     /// Its place in a file; `None` when it came from an API server.
     pub origin: Option<Arc<Origin>>,
 }
 
 impl<T> Sourced<T> {
     /// An object that did not come from a file.
-    pub fn new(object: T) -> Self {
+    pub fn new(object: impl Into<Arc<T>>) -> Self {
         Self {
-            object,
+            object: object.into(),
             origin: None,
         }
     }
@@ -61,7 +61,7 @@ impl<T> Sourced<T> {
 impl<T: Resource> Sourced<T> {
     /// Namespace and name; the namespace `default` when the object names none.
     pub fn name(&self) -> ObjectName {
-        object_name(&self.object)
+        object_name(&*self.object)
     }
 
     /// The order in which conflicts are settled: the oldest object first, then by namespace and

@@ -266,7 +266,7 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
             .push(outcome);
     }
     let nothing = Observed::default();
-    let points = view.points.iter().map(|point| {
+    let points = view.points.iter().filter_map(|point| {
         let name = name_of(&point.metadata);
         let problems = about(Kind::VPCIngressPoint, &name);
         let snapshot = facts.versions.find(&name).map(|snapshot| &**snapshot);
@@ -279,7 +279,7 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
         .iter()
         .map(|attachment| (name_of(&attachment.metadata), attachment))
         .filter(|(name, _)| !facts.fresh.contains(name));
-    let attachments = settled.map(|(name, attachment)| {
+    let attachments = settled.filter_map(|(name, attachment)| {
         let status = attachment_status(
             attachment,
             about(Kind::ConnectorAttachment, &name),
@@ -302,7 +302,7 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
     let policies = view
         .policies
         .iter()
-        .map(|policy| policy_wanted(policy, &about, &states, facts));
+        .filter_map(|policy| policy_wanted(policy, &about, &states, facts));
     AllWanted {
         points: points.collect(),
         attachments: attachments.collect(),
@@ -315,17 +315,19 @@ fn policy_wanted<'a>(
     about: &impl Fn(Kind, &ObjectName) -> &'a [&'a Problem],
     states: &BTreeMap<&str, Vec<PointState<'_>>>,
     facts: &Facts<'_>,
-) -> Wanted {
+) -> Option<Wanted> {
     let name = name_of(&policy.metadata);
     let points = states
         .get(name.namespace.as_str())
         .map_or(&[][..], Vec::as_slice);
     let problems = about(Kind::VPCAccessPolicy, &name);
     let status = policy_status(policy, problems, points, facts.now);
-    let mut wanted = write(policy, policy.status.as_ref(), &status);
-    // The list is one value, with entries of other controllers in it.
-    wanted.version = policy.metadata.resource_version.clone();
-    wanted
+    let wanted = write(policy, policy.status.as_ref(), &status)?;
+    Some(Wanted {
+        // The list is one value, with entries of other controllers in it.
+        version: policy.metadata.resource_version.clone(),
+        ..wanted
+    })
 }
 
 /// The ingress points in force, by namespace.
@@ -365,20 +367,26 @@ fn of_vpc<'a>(
         .collect()
 }
 
-fn write<K: Resource>(
+/// A status to write; `None` when it is there already, which is true of nearly all of them and
+/// costs no JSON.
+fn write<K: Resource, S: Serialize + PartialEq>(
     object: &K,
-    current: Option<&impl Serialize>,
-    status: &impl Serialize,
-) -> Wanted {
+    current: Option<&S>,
+    status: &S,
+) -> Option<Wanted> {
+    if current == Some(status) {
+        return None;
+    }
     // Statuses always have a JSON form.
     let json = |status: Result<Value, serde_json::Error>| status.unwrap_or_default();
-    Wanted {
+    let wanted = Wanted {
         name: name_of(object.meta()),
         uid: object.meta().uid.clone(),
         version: None,
         current: current.map_or(Value::Null, |current| json(serde_json::to_value(current))),
         status: json(serde_json::to_value(status)),
-    }
+    };
+    wanted.differs().then_some(wanted)
 }
 
 /// Gateway pods by namespace and label.

@@ -24,8 +24,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Takes the look. Costs a copy of every object, so that the index is not locked while the
-    /// compiler works.
+    /// Takes the look. Copies no object, and the index is not locked while the compiler works.
     pub(crate) fn of(index: &Index) -> Self {
         let points = living(&index.points);
         let attachments = living(&index.attachments);
@@ -67,14 +66,8 @@ fn living<K: Resource>(shelf: &Shelf<K>) -> Vec<Arc<K>> {
         .collect()
 }
 
-fn sourced<K: Clone>(objects: &[Arc<K>]) -> Vec<Sourced<K>> {
-    let whole = objects.iter().map(|object| K::clone(object));
-    whole
-        .map(|object| Sourced {
-            object,
-            origin: None,
-        })
-        .collect()
+fn sourced<K>(objects: &[Arc<K>]) -> Vec<Sourced<K>> {
+    objects.iter().cloned().map(Sourced::new).collect()
 }
 
 fn each_unreadable<K: Resource>(

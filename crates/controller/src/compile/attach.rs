@@ -25,7 +25,7 @@ struct Taken {
 impl Compiler<'_> {
     pub(super) fn attachments(&mut self, drafts: &mut Drafts) {
         let mut sources: Vec<_> = self.resources.attachments.iter().collect();
-        sources.sort_by_key(|sourced| sourced.precedence());
+        sources.sort_by_cached_key(|sourced| sourced.precedence());
         let connectors = connectors::by_name(self.resources);
         let mut taken: BTreeMap<ObjectName, Taken> = BTreeMap::new();
         let mut problems = std::mem::take(&mut self.problems);

@@ -17,7 +17,7 @@ use crate::{
 impl Compiler<'_> {
     pub(super) fn policies(&mut self, drafts: &mut Drafts) {
         let mut sources: Vec<_> = self.resources.policies.iter().collect();
-        sources.sort_by_key(|sourced| sourced.precedence());
+        sources.sort_by_cached_key(|sourced| sourced.precedence());
         let connectors = connectors::by_name(self.resources);
         let attachments: BTreeSet<_> = self
             .resources

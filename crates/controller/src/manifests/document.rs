@@ -312,7 +312,7 @@ fn typed<T: DeserializeOwned + Resource>(
     };
     lines(named.node, "", &mut origin.lines);
     objects.push(Sourced {
-        object,
+        object: Arc::new(object),
         origin: Some(Arc::new(origin)),
     });
     Ok(())

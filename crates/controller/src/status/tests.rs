@@ -71,11 +71,11 @@ fn world() -> World {
     assert_eq!(manifests.problems, []);
     let resources = manifests.resources;
     let compiled = crate::compile(&resources, 0, &crate::Options::default(), &[]);
-    let mut point = resources.ingress_points[0].object.clone();
+    let mut point = (*resources.ingress_points[0].object).clone();
     point.metadata.generation = Some(1);
-    let mut attachment = resources.attachments[0].object.clone();
+    let mut attachment = (*resources.attachments[0].object).clone();
     attachment.metadata.generation = Some(1);
-    let mut policy = resources.policies[0].object.clone();
+    let mut policy = (*resources.policies[0].object).clone();
     policy.metadata.generation = Some(1);
     World {
         point,

@@ -201,7 +201,7 @@ fn refused_by_the_api_server(manifests: &Manifests, compiled: &Compiled) -> Vec<
 fn json_of<T: Serialize + kube::Resource>(
     objects: &[Sourced<T>],
 ) -> Vec<(ObjectName, serde_json::Value)> {
-    let json = |sourced: &Sourced<T>| serde_json::to_value(&sourced.object).unwrap();
+    let json = |sourced: &Sourced<T>| serde_json::to_value(&*sourced.object).unwrap();
     objects
         .iter()
         .map(|sourced| (sourced.name(), json(sourced)))
