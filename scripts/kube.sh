@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
-# A throw-away Kubernetes API server for tests, with etcd and a controller manager: processes on 127.0.0.1, no root.
-#   scripts/kube.sh build [NAME…]              build what is missing (default: etcd kube-apiserver kube-controller-manager kubectl)
-#   scripts/kube.sh up [api|kcm] [--while PID] start what does not run, print the path of the kubeconfig; down by itself when PID ends
+# A throw-away Kubernetes for tests: etcd, API server, controller manager and scheduler are processes on 127.0.0.1, no root. Nodes
+# are real: containerd, kubelet and kube-proxy in namespaces of their own (root, cgroup v1).
+#   scripts/kube.sh build [NAME…|node]         build what is missing (default: etcd kube-apiserver kube-controller-manager kubectl)
+#   scripts/kube.sh up [api|kcm|all] [--while PID]  start what does not run, print the path of the kubeconfig; down by itself when PID
+#                                              ends. api: etcd and API server; kcm (default): and controller manager; all: for nodes
+#   scripts/kube.sh node N                     start node N, 1 to 9, and wait until it is Ready; needs `up all`
+#   scripts/kube.sh stop-node N                end it as a power failure would
+#   scripts/kube.sh on N COMMAND…              run a command inside node N: ip, nft, ctr, nsenter
+#   scripts/kube.sh image NAME ROOTFS [--user U:G] [-- COMMAND…]  a folder becomes localhost/NAME in every node
+#   scripts/kube.sh helm ARGUMENT…             the helm that was found or built
 #   scripts/kube.sh kubeconfig [--as NS/SA]    print that path again, or a kubeconfig with a ServiceAccount's rights
 #   scripts/kube.sh stop NAME                  end one process as a power failure would; `up` starts it again with its data
 #   scripts/kube.sh kubectl ARGUMENT…          the kubectl that was found or built
@@ -9,6 +16,7 @@
 #   scripts/kube.sh down                       end everything and remove the data
 # Environment: KUBE_LAB_ID names the cluster (letters, digits, dashes; default 0), clusters of different names run side by side.
 # MASQUE_KUBE_BIN is a folder of programs to use before any other. KUBE_APISERVER_ARGS are more flags of the API server.
+# KUBE_UNSAFE_SYSCTLS is what nodes let pods set; empty as with a stock kubelet.
 # Exit status 69: the programs are not there and cannot be built here (no Go, or no module proxy).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,13 +46,20 @@ build_one() {
   local package version flags= variable
   case $1 in
     etcd) package=go.etcd.io/etcd/server/v3 ;;
-    kube-apiserver | kube-controller-manager | kubectl) package=k8s.io/kubernetes/cmd/$1 ;;
+    kube-* | kubectl | kubelet) package=k8s.io/kubernetes/cmd/$1 ;;
+    pause) package=./pause ;;
+    # Its Kubernetes is not that of the others.
+    helm) package=helm.sh/helm/v4/cmd/helm@v4.2.4 ;;
     *) fail "no recipe for '$1'" ;;
   esac
   command -v go >/dev/null || { note "$1 is not there, and building it needs Go 1.26 (https://go.dev)"; exit $UNAVAILABLE; }
   mkdir -p "$home/bin"
   note "building $1: minutes when it is the first, seconds later"
   export CGO_ENABLED=0 GOWORK=off GOFLAGS=-buildvcs=false GOCACHE=${MASQUE_KUBE_GOCACHE:-$home/go-build}
+  if [[ $package == *@* ]]; then
+    GOBIN=$home/bin nice -n 10 go install -trimpath -ldflags "-s -w" "$package" >&2 || { note "$1 cannot be built"; exit $UNAVAILABLE; }
+    return
+  fi
   (
     cd tests/cluster/lab
     version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes) || exit $UNAVAILABLE
@@ -64,19 +79,25 @@ build() { # NAME…
 
 # --- processes: known by their id and the moment they began, so that a reused id is never signalled
 
-began() { awk '{ sub(/^.*\) /, ""); if ($1 != "Z") print $20 }' "/proc/$1/stat" 2>/dev/null || true; }
+# Nothing when it has ended. One whose first thread is a zombie goes on, with its sockets, until the other threads have ended.
+began() {
+  local tasks
+  tasks=$(compgen -G "/proc/$1/task/*" | wc -l)
+  awk -v tasks="$tasks" '{ sub(/^.*\) /, ""); if ($1 != "Z" || tasks > 1) print $20 }' "/proc/$1/stat" 2>/dev/null || true
+}
 
 running() { # NAME
   local pid moment
   [[ -f $run/$1.pid ]] && read -r pid moment <"$run/$1.pid" && [[ -n $moment && $(began "$pid") == "$moment" ]]
 }
 
-launch() { # NAME ARGUMENT…: in a session of its own, without the descriptors of the caller
-  local name=$1 program pid; shift
-  program=$(find_program "$name")
+launch() { launch_as "$1" "$(find_program "$1")" "${@:2}"; } # NAME ARGUMENT…
+
+launch_as() { # NAME COMMAND…: in a session of its own, without the descriptors of the caller
+  local name=$1 pid; shift
   (
     for fd in /proc/self/fd/*; do fd=${fd##*/}; (( fd > 2 )) && eval "exec $fd>&-"; done
-    exec setsid "$program" "$@"
+    exec setsid "$@"
   ) </dev/null >>"$run/$name.log" 2>&1 &
   pid=$!
   echo "$pid $(began $pid)" >"$run/$name.pid"
@@ -134,9 +155,9 @@ subjectAltName=$3}"
     openssl x509 -req -CA "$run/ca.crt" -CAkey "$run/ca.key" -CAcreateserial -days 30 -extfile <(echo "$extensions") -out "$run/$1.crt" 2>/dev/null
 }
 
-kubeconfig_file() { # FILE USER-AS-JSON
-  (umask 077; printf '{"apiVersion":"v1","kind":"Config","current-context":"lab","contexts":[{"name":"lab","context":{"cluster":"lab","user":"lab"}}],"clusters":[{"name":"lab","cluster":{"server":"https://127.0.0.1:%s","certificate-authority":"%s"}}],"users":[{"name":"lab","user":%s}]}\n' \
-    "$(port kube-apiserver)" "$run/ca.crt" "$2" >"$1")
+kubeconfig_file() { # FILE USER-AS-JSON [HOST:PORT]
+  (umask 077; printf '{"apiVersion":"v1","kind":"Config","current-context":"lab","contexts":[{"name":"lab","context":{"cluster":"lab","user":"lab"}}],"clusters":[{"name":"lab","cluster":{"server":"https://%s","certificate-authority":"%s"}}],"users":[{"name":"lab","user":%s}]}\n' \
+    "${3:-127.0.0.1:$(port kube-apiserver)}" "$run/ca.crt" "$2" >"$1")
 }
 by_certificate() { printf '{"client-certificate":"%s","client-key":"%s"}' "$run/$1.crt" "$run/$1.key"; }
 kc() { "$(find_program kubectl)" --kubeconfig "$run/admin.kubeconfig" "$@"; }
@@ -146,11 +167,14 @@ prepare() { # keys and kubeconfigs, once
   mkdir -p "$run" && chmod 700 "$run"
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=masque-test -keyout "$run/ca.key" -out "$run/ca.crt" 2>/dev/null
   openssl genrsa -out "$run/accounts.key" 2048 2>/dev/null
-  sign server /CN=kube-apiserver "IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc"
+  sign server /CN=kube-apiserver "IP:127.0.0.1,IP:$(host4),IP:10.96.0.1,DNS:localhost,DNS:kubernetes.default.svc"
   sign admin /O=system:masters/CN=admin
   sign manager /CN=system:kube-controller-manager
+  sign scheduler /CN=system:kube-scheduler
+  sign proxy /CN=system:kube-proxy
   kubeconfig_file "$run/admin.kubeconfig" "$(by_certificate admin)"
   kubeconfig_file "$run/manager.kubeconfig" "$(by_certificate manager)"
+  kubeconfig_file "$run/scheduler.kubeconfig" "$(by_certificate scheduler)"
   touch "$run/prepared"
 }
 
@@ -162,11 +186,15 @@ etcd_up() {
 }
 
 apiserver_up() {
-  # The advertised address must not be loopback; nothing uses it, since no endpoints are published.
+  # Without nodes nobody asks for the addresses of the Service "kubernetes". The advertised one must not be loopback.
+  local advertised=(--advertise-address "$(host4)" --endpoint-reconciler-type none)
+  [[ ! -e $run/for-nodes ]] || advertised=(--advertise-address "$(host4)" --enable-admission-plugins NodeRestriction
+    --kubelet-certificate-authority "$run/ca.crt" --kubelet-client-certificate "$run/admin.crt" --kubelet-client-key "$run/admin.key"
+    --kubelet-preferred-address-types InternalIP)
   # shellcheck disable=SC2086
   launch kube-apiserver --etcd-servers "http://127.0.0.1:$(port etcd)" --bind-address 127.0.0.1 --secure-port "$(port kube-apiserver)" \
-    --advertise-address 192.0.2.1 --endpoint-reconciler-type none --service-cluster-ip-range 10.96.0.0/16,fd96::/112 \
-    --tls-cert-file "$run/server.crt" --tls-private-key-file "$run/server.key" --client-ca-file "$run/ca.crt" --authorization-mode RBAC \
+    "${advertised[@]}" --service-cluster-ip-range 10.96.0.0/16,fd96::/112 \
+    --tls-cert-file "$run/server.crt" --tls-private-key-file "$run/server.key" --client-ca-file "$run/ca.crt" --authorization-mode Node,RBAC \
     --allow-privileged --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$run/accounts.key" \
     --service-account-signing-key-file "$run/accounts.key" ${KUBE_APISERVER_ARGS-}
   await kube-apiserver kc get --raw /readyz
@@ -180,13 +208,19 @@ manager_up() {
   await kube-controller-manager kc -n default get serviceaccount default
 }
 
+scheduler_up() {
+  launch kube-scheduler --kubeconfig "$run/scheduler.kubeconfig" --authentication-kubeconfig "$run/scheduler.kubeconfig" \
+    --authorization-kubeconfig "$run/scheduler.kubeconfig" --bind-address 127.0.0.1 --secure-port "$(port kube-scheduler)" --leader-elect=false
+  await kube-scheduler curl -fsk "https://127.0.0.1:$(port kube-scheduler)/healthz"
+}
+
 up() {
   local parts=kcm watched=
   while (( $# )); do
     case $1 in
-      api | kcm) parts=$1 ;;
+      api | kcm | all) parts=$1 ;;
       --while) shift; watched=${1:?a process id} ;;
-      *) fail "up takes api or kcm and --while PID, not '$1'" ;;
+      *) fail "up takes api, kcm or all, and --while PID, not '$1'" ;;
     esac
     shift
   done
@@ -194,14 +228,20 @@ up() {
   for tool in openssl curl python3 setsid; do command -v $tool >/dev/null || { note "$tool is not installed"; exit $UNAVAILABLE; }; done
   build "${API[@]}"
   [[ $parts == api ]] || build kube-controller-manager
+  [[ $parts != all ]] || build kube-scheduler
   # Before anything starts, so that nothing outlives a caller that ends meanwhile.
   if [[ $watched ]]; then
     KUBE_LAB_ID=$id setsid bash -c 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; exec "$2" down' kube-watch "$watched" "$PWD/scripts/kube.sh" </dev/null >/dev/null 2>&1 &
+  fi
+  if [[ $parts == all && ! -e $run/for-nodes ]]; then
+    ! running kube-apiserver || fail "cluster '$id' was started without nodes in mind; scripts/kube.sh down first"
+    mkdir -p "$run" && touch "$run/for-nodes"
   fi
   prepare
   running etcd || etcd_up
   running kube-apiserver || apiserver_up
   [[ $parts == api ]] || running kube-controller-manager || manager_up
+  [[ $parts != all ]] || running kube-scheduler || scheduler_up
   echo "$run/admin.kubeconfig"
 }
 
@@ -221,24 +261,43 @@ kubeconfig() {
 
 status() {
   local name
-  for name in etcd kube-apiserver kube-controller-manager; do
+  for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
     running "$name" && echo "$name: process $(cut -d' ' -f1 "$run/$name.pid"), port $(port "$name")" || echo "$name: not running"
   done
+  for name in node-{1..9}; do ! running "$name" || echo "$name: process $(cut -d' ' -f1 "$run/$name.pid")"; done
 }
 
 down() {
   local name
-  for name in kube-controller-manager kube-apiserver etcd; do [[ ! -d $run ]] || end "$name" KILL; done
+  [[ -d $run ]] || return 0
+  for name in kube-scheduler kube-controller-manager; do end "$name" KILL; done
+  remove_nodes
+  for name in kube-apiserver etcd; do end "$name" KILL; done
   rm -rf "$run"
 }
 
+# shellcheck source=scripts/kube/node.sh
+. scripts/kube/node.sh
+# shellcheck source=scripts/kube/image.sh
+. scripts/kube/image.sh
+
 command=${1:-help}; (( $# == 0 )) || shift
 case $command in
-  build) (( $# )) || set -- "${API[@]}" kube-controller-manager; build "$@" ;;
+  build)
+    case ${1-} in
+      '') build "${API[@]}" kube-controller-manager ;;
+      node) build "${API[@]}" kube-controller-manager kube-scheduler "${NODE[@]}"; debian ;;
+      *) build "$@" ;;
+    esac ;;
   up) up "$@" ;;
   kubeconfig) kubeconfig "$@" ;;
   stop) end "${1:?a name of status}" KILL ;;
   kubectl) build kubectl; exec "$(find_program kubectl)" "$@" ;;
+  helm) build helm; exec "$(find_program helm)" "$@" ;;
+  node) node "$@" ;;
+  on) on "$@" ;;
+  image) image "$@" ;;
+  stop-node) remove_node "${1-}" ;;
   status) status ;;
   down) down ;;
   *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" ;;
