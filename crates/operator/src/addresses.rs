@@ -19,7 +19,7 @@ use kube::{
 use masque_api::{API_VERSION, ConnectorAttachment, VPCIngressPoint};
 use masque_controller::{
     children::child_metadata,
-    ipam::{self, AddressWrite, AssignOutcome, Held, Ledger, ledger_name},
+    ipam::{self, AddressWrite, AssignOutcome, AssignState, Held, Ledger, ledger_name},
 };
 use masque_model::{ObjectName, Snapshot};
 use serde_json::json;
@@ -30,6 +30,7 @@ use crate::{
     client::{CallError, call},
     index::{Index, name_of},
     kinds::ChildKind,
+    status_writer::ROUND,
     view::View,
     watches::seen,
     writer::Writer,
@@ -55,7 +56,7 @@ pub(crate) struct Addresses {
 pub(crate) struct Given {
     /// What became of each attachment.
     pub(crate) outcomes: Vec<AssignOutcome>,
-    /// Attachments whose addresses were written now.
+    /// Attachments whose addresses were written now, or will be in the next rounds.
     pub(crate) fresh: BTreeSet<ObjectName>,
     /// When to try again what could not be written.
     pub(crate) again: Option<Instant>,
@@ -114,10 +115,25 @@ impl Addresses {
             .filter(|(_, write)| ready(write))
             .collect();
         let wanted = writes.len();
-        given.fresh = self.write_addresses(writes).await;
-        given.failed += wanted - given.fresh.len();
+        let (done, later) = self.write_addresses(writes).await;
+        given.failed += wanted - done.len() - later.len();
         if given.failed > 0 {
             given.again = Some(Instant::now() + RETRY);
+        }
+        if !later.is_empty() {
+            given.again = Some(Instant::now());
+        }
+        given.fresh = done;
+        given.fresh.extend(later);
+        // Those whose turn has not come: a ledger takes so many at one time, and was written.
+        let waiting = given.outcomes.iter().filter(|outcome| {
+            outcome.state == AssignState::Pending && written.contains(&outcome.ingress_point)
+        });
+        let waiting: Vec<_> = waiting.map(|outcome| outcome.attachment.clone()).collect();
+        if !waiting.is_empty() {
+            let soon = Instant::now() + RETRY;
+            given.again = Some(given.again.map_or(soon, |at| at.min(soon)));
+            given.fresh.extend(waiting);
         }
         given
     }
@@ -234,17 +250,24 @@ impl Addresses {
         Ok(DeserializeGuard(Ok(object)))
     }
 
-    /// Writes addresses into statuses; those that were written.
+    /// Writes addresses into statuses; those that were written, and those that are left for the
+    /// next round.
     async fn write_addresses(
         &self,
         writes: Vec<(ObjectName, AddressWrite)>,
-    ) -> BTreeSet<ObjectName> {
-        let written = Mutex::new(BTreeSet::new());
+    ) -> (BTreeSet<ObjectName>, BTreeSet<ObjectName>) {
+        let written = Mutex::new((BTreeSet::new(), BTreeSet::new()));
+        let until = Instant::now() + ROUND;
         futures_util::stream::iter(writes)
             .for_each_concurrent(CONCURRENT, |(name, write)| {
                 let done = &written;
                 async move {
                     if !self.writer.leadership.holds() {
+                        return;
+                    }
+                    if Instant::now() >= until {
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        done.1.insert(name);
                         return;
                     }
                     let result = self.write_address(&name, &write).await;
@@ -256,7 +279,7 @@ impl Addresses {
                             tracing::info!(attachment = %name, addresses = ?write.addresses, "addresses given");
                             self.writer.index.lock().attachments.put(seen(object));
                             self.writer.index.ring();
-                            done.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+                            done.lock().unwrap_or_else(PoisonError::into_inner).0.insert(name);
                         }
                         Err(error) => {
                             writes.with_label_values(&labels(outcome(&error))).inc();

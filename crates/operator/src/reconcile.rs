@@ -22,6 +22,7 @@ use masque_model::{ObjectName, Snapshot};
 use masque_stream::Hub;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::{
     addresses::Addresses,
@@ -44,6 +45,14 @@ const SETTLE: Duration = Duration::from_millis(25);
 
 /// Between the beginnings of two passes, at least.
 const PASS_EVERY: Duration = Duration::from_millis(100);
+
+/// What was just published is given so long to be acknowledged before statuses are written: most
+/// pods do it in milliseconds, and one status says the end of it instead of two the way there.
+const ACK_GRACE: Duration = Duration::from_millis(150);
+
+/// After a change of leader pods dial again within the longest pause of their client. So long, what
+/// pods said to the leader before stays in statuses.
+const TAKEOVER: Duration = Duration::from_secs(20);
 
 /// A pass without any reason, for what no watch tells.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -71,6 +80,8 @@ pub(crate) struct Reconciler {
     built: BTreeMap<ObjectName, Built>,
     spreading: BTreeMap<ObjectName, Instant>,
     renew_at: Instant,
+    /// When this leader knows its pods.
+    settled_at: Instant,
 }
 
 /// What a leader works with.
@@ -148,6 +159,7 @@ impl Reconciler {
             built: BTreeMap::new(),
             spreading: BTreeMap::new(),
             renew_at: Instant::now() + RENEW_EVERY,
+            settled_at: Instant::now() + TAKEOVER,
             index,
             metrics,
             leadership,
@@ -163,9 +175,8 @@ impl Reconciler {
     pub(crate) async fn run(mut self) {
         let mut reports = self.hub.changed();
         loop {
-            reports.borrow_and_update();
             let begun = Instant::now();
-            let left = self.pass().await;
+            let left = self.pass(&mut reports).await;
             self.metrics
                 .reconcile_seconds
                 .observe(begun.elapsed().as_secs_f64());
@@ -190,8 +201,9 @@ impl Reconciler {
         }
     }
 
-    async fn pass(&mut self) -> Left {
+    async fn pass(&mut self, reports: &mut watch::Receiver<u64>) -> Left {
         let mut left = Left::default();
+        let began = Instant::now();
         left.again(self.renew().await);
         let mut view = View::of(&self.index.lock());
         let begun = Instant::now();
@@ -236,6 +248,12 @@ impl Reconciler {
         self.step("children", begun);
 
         let begun = Instant::now();
+        self.acks(began, reports).await;
+        self.step("acks", begun);
+
+        let begun = Instant::now();
+        let young = begun < self.settled_at;
+        left.again(young.then_some(self.settled_at));
         let facts = Facts {
             problems: &problems,
             outcomes: &given.outcomes,
@@ -245,6 +263,7 @@ impl Reconciler {
             hub: &self.hub,
             refused: &refused,
             fingerprints: &fingerprints,
+            young,
             now: Timestamp::now(),
         };
         let (again, waiting) = self.statuses.write(&view, &facts).await;
@@ -315,6 +334,27 @@ impl Reconciler {
         }
         self.measure();
         problems
+    }
+
+    /// Waits, [`ACK_GRACE`] at most, until connected pods run what was published since `began`.
+    /// Marks what they say as seen.
+    async fn acks(&mut self, began: Instant, reports: &mut watch::Receiver<u64>) {
+        let until = Instant::now() + ACK_GRACE;
+        loop {
+            reports.borrow_and_update();
+            self.measure();
+            let published = self.spreading.iter().filter(|(_, since)| **since >= began);
+            let waits = published.map(|(name, _)| self.hub.reports(name));
+            let mut waits = waits.flatten().filter(|pod| pod.rejected.is_none());
+            if !waits.any(|pod| pod.connected) {
+                return;
+            }
+            let changed = tokio::time::timeout_at(until.into(), reports.changed());
+            // The hub lives as long as this.
+            if changed.await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Notes how long Snapshots took to reach every connected pod.

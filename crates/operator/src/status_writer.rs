@@ -35,6 +35,10 @@ pub(crate) const STATUS_MANAGER: &str = "masque-operator/status";
 /// Writes under way at one time.
 const CONCURRENT: usize = 16;
 
+/// No write begins later in a round: a policy edit must not wait until ten thousand statuses are
+/// written. What is left comes in the next pass.
+pub(crate) const ROUND: Duration = Duration::from_millis(300);
+
 /// Writes of one object's status that may follow each other at once.
 pub(crate) const BURST: u32 = 6;
 
@@ -202,9 +206,12 @@ impl StatusWriter {
             waiting.1 += 1;
         };
         let (wait, pick) = (&wait, &pick);
+        let until = Instant::now() + ROUND;
         futures_util::stream::iter(wanted.into_iter().filter(Wanted::differs))
             .for_each_concurrent(CONCURRENT, |wanted| async move {
-                if let Err(at) = self.one::<K>(&wanted, manager, pick).await {
+                if Instant::now() >= until {
+                    wait(until);
+                } else if let Err(at) = self.one::<K>(&wanted, manager, pick).await {
                     wait(at);
                 }
             })

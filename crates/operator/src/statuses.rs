@@ -59,6 +59,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) refused: &'a BTreeMap<ObjectName, String>,
     /// Fingerprints of certificates, by Secret.
     pub(crate) fingerprints: &'a Fingerprints,
+    /// This leader does not know yet what pods told the one before.
+    pub(crate) young: bool,
     /// Now.
     pub(crate) now: Timestamp,
 }
@@ -271,6 +273,9 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
         let problems = about(Kind::VPCIngressPoint, &name);
         let snapshot = facts.versions.find(&name).map(|snapshot| &**snapshot);
         let seen = observed.get(&name).unwrap_or(&nothing);
+        if facts.young && same_as_before(point, snapshot) && unheard(&seen.pods) {
+            return None;
+        }
         let status = ingress_point_status(point, problems, snapshot, seen, facts.now);
         write(&**point, point.status.as_ref(), &status)
     });
@@ -280,11 +285,18 @@ fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observ
         .map(|attachment| (name_of(&attachment.metadata), attachment))
         .filter(|(name, _)| !facts.fresh.contains(name));
     let attachments = settled.filter_map(|(name, attachment)| {
+        let points = of_vpc(attachment, &states);
+        let had = attachment.status.as_ref();
+        let had = had.is_some_and(|status| !status.sessions.is_empty());
+        let lost = had && !sessions.contains_key(&name);
+        if facts.young && lost && points.iter().any(|point| unheard(point.pods)) {
+            return None;
+        }
         let status = attachment_status(
             attachment,
             about(Kind::ConnectorAttachment, &name),
             outcomes.get(&name).map_or(&[], Vec::as_slice),
-            &of_vpc(attachment, &states),
+            &points,
             sessions.get(&name).map_or(&[], Vec::as_slice),
             facts.now,
         );
@@ -327,6 +339,23 @@ fn policy_wanted<'a>(
         // The list is one value, with entries of other controllers in it.
         version: policy.metadata.resource_version.clone(),
         ..wanted
+    })
+}
+
+/// Whether the status is about the Snapshot in force: of another one, pods have said nothing yet
+/// to anybody.
+fn same_as_before(point: &VPCIngressPoint, snapshot: Option<&Snapshot>) -> bool {
+    let told = point.status.as_ref();
+    let told = told.and_then(|status| status.snapshot.as_ref());
+    let version = snapshot.and_then(|snapshot| i64::try_from(snapshot.version).ok());
+    told.is_some_and(|told| Some(told.version) == version)
+}
+
+/// Whether a pod that is ready has said nothing to this leader yet.
+fn unheard(pods: &[PodReport]) -> bool {
+    pods.iter().any(|pod| {
+        let silent = pod.acked_version.is_none() && pod.rejected.is_none();
+        pod.ready && !pod.terminating && silent
     })
 }
 

@@ -253,6 +253,11 @@ async fn a_leader_that_dies_is_followed_by_the_standby() {
         .unwrap();
     lab.until(POINT, "edge", "Ready", "True").await;
     assert_eq!((address("laptop").await, address("phone").await), before);
+    // Nothing changed but the leader, so that it has nothing to say.
+    assert_eq!(
+        second.metric("masque_operator_status_writes_total").await,
+        0.0
+    );
     let status = lab.get(POINT, "edge").await["status"]["snapshot"].clone();
     assert_eq!(status["version"], json!(received.snapshot.version));
 
@@ -267,6 +272,41 @@ async fn a_leader_that_dies_is_followed_by_the_standby() {
         third.metric("masque_operator_leader").await == 1.0
     })
     .await;
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_costs_two_writes_and_an_edit_one_each() {
+    let Some(lab) = Lab::open().await else { return };
+    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let operator = lab.operator("a", stream);
+    lab.ingress_point("edge", |_| {}).await;
+    policy(&lab, 443).await;
+    let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
+    tokio::spawn(async move {
+        loop {
+            let received = pod.next().await;
+            pod.ack(&received).await;
+        }
+    });
+    lab.until(POINT, "edge", "Ready", "True").await;
+    lab.until(POLICY, "web", "Programmed", "True").await;
+    let writes = async |kind: &str| {
+        let series = format!("masque_operator_status_writes_total{{kind=\"{kind}\"");
+        operator.metric(&series).await
+    };
+    lab.attachment("laptop", 1).await;
+    lab.until(ATTACHMENT, "laptop", "Ready", "True").await;
+    // Its address, and that a pod expects it.
+    assert_eq!(writes(ATTACHMENT).await, 2.0);
+    let (policies, points) = (writes(POLICY).await, writes(POINT).await);
+    policy(&lab, 8443).await;
+    eventually("the edit is told", async || {
+        lab.condition(POLICY, "web", "Programmed").await.0 == "True" && writes(POINT).await > points
+    })
+    .await;
+    assert_eq!(writes(POLICY).await, policies + 1.0);
+    assert_eq!(writes(POINT).await, points + 1.0);
     lab.close().await;
 }
 

@@ -39,3 +39,20 @@ fn an_unreadable_object_is_told_so_in_its_conditions() {
     );
     assert!(status.conditions[0].message.contains("QUIC"));
 }
+
+#[test]
+fn a_pod_that_said_nothing_yet_is_known_from_one_that_did() {
+    let pod = |ready: bool, acked_version: Option<u64>| PodReport {
+        ready,
+        acked_version,
+        ..PodReport::default()
+    };
+    assert!(unheard(&[pod(true, Some(3)), pod(true, None)]));
+    // One that is not ready is waited for in any case.
+    assert!(!unheard(&[pod(true, Some(3)), pod(false, None)]));
+    let refused = PodReport {
+        rejected: Some("no route".to_owned()),
+        ..pod(true, None)
+    };
+    assert!(!unheard(&[refused]));
+}
