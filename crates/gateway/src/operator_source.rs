@@ -164,16 +164,6 @@ impl OperatorSource {
         drop(registry);
         self.client.report_sessions(sessions);
     }
-
-    /// Reports sessions until it is dropped: while a drain waits for them.
-    pub(crate) async fn watch_sessions(source: &mut Option<Self>, control: &Control) {
-        loop {
-            tokio::time::sleep(REPORT_INTERVAL).await;
-            if let Some(source) = source {
-                source.report_sessions(control);
-            }
-        }
-    }
 }
 
 fn run(supervisor: &mut Supervisor, received: &Received) -> Result<(), Fatal> {

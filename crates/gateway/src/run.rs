@@ -282,36 +282,61 @@ async fn serve(
             }
         }
     }
-    drain((supervisor, operator), control, events).await;
-    Ok(())
+    drain((supervisor, operator), control, events).await
 }
 
 /// GOAWAY, then waits for the sessions to leave or for the deadline; a second signal ends at once.
+/// Who may reach what is followed until the end: a drain may take hours, and a session that is
+/// revoked meanwhile must not outlive that.
 async fn drain(
-    (supervisor, mut operator): (&Supervisor, Option<OperatorSource>),
+    (supervisor, mut operator): (&mut Supervisor, Option<OperatorSource>),
     control: &Control,
     events: &mut Events,
-) {
+) -> Result<(), Fatal> {
     control.draining();
     control.broadcast(|| Command::Drain);
     let deadline = supervisor.drain_deadline();
     let sessions = control.registry().session_count();
     tracing::info!(sessions, deadline_s = deadline.as_secs(), "draining");
-    let empty = async {
-        while control.registry().session_count() > 0 {
-            tokio::time::sleep(DRAIN_POLL).await;
+    let mut poll = tokio::time::interval(DRAIN_POLL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let passed = tokio::time::sleep(deadline);
+    tokio::pin!(passed);
+    while control.registry().session_count() > 0 {
+        if let Some(operator) = &mut operator {
+            operator.settle(supervisor, control).await;
         }
-    };
-    tokio::select! {
-        () = empty => {}
-        () = OperatorSource::watch_sessions(&mut operator, control) => {}
-        () = tokio::time::sleep(deadline) => {
-            tracing::warn!(sessions = control.registry().session_count(), "drain deadline passed");
+        tokio::select! {
+            received = OperatorSource::next(&mut operator) => {
+                if let Some(operator) = &mut operator {
+                    operator.take(received, supervisor)?;
+                }
+            }
+            _ = poll.tick() => {}
+            _ = look.tick() => {
+                if events.watch.changed() {
+                    supervisor.reload(false)?;
+                }
+            }
+            () = &mut passed => {
+                let sessions = control.registry().session_count();
+                tracing::warn!(sessions, "drain deadline passed");
+                break;
+            }
+            _ = events.terminate.recv() => {
+                tracing::warn!("second signal: ending at once");
+                break;
+            }
+            _ = events.interrupt.recv() => {
+                tracing::warn!("second signal: ending at once");
+                break;
+            }
         }
-        _ = events.terminate.recv() => tracing::warn!("second signal: ending at once"),
-        _ = events.interrupt.recv() => tracing::warn!("second signal: ending at once"),
     }
     tokio::time::sleep(LINGER).await;
+    Ok(())
 }
 
 fn spawn_shards(

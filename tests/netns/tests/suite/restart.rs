@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use masque_netns_tests::{Client, Echo, Gateway, Process, eventually, exchange, ping, within};
+use masque_netns_tests::{
+    Client, Echo, Flow, Gateway, Process, eventually, exchange, ping, within,
+};
 use nix::sys::signal::Signal;
 
 use crate::{WEB, WORK_V4, WORK_V6, address, at, connects_not, with_laptop};
@@ -94,6 +96,31 @@ fn sigterm_drains_and_leaves_nothing_in_the_kernel() {
     gateway.wait_ready();
     client.wait_line("connected again");
     assert_eq!(client.ipv4(), address);
+}
+
+/// A drain may take hours: what is revoked meanwhile is revoked.
+#[test]
+fn an_edit_is_followed_while_draining() {
+    let Some(mut fabric) = with_laptop() else {
+        return;
+    };
+    let mut gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _web = Echo::on_port(&fabric.work_1p, WEB);
+    let flow = Flow::start(&fabric.laptop, at(WORK_V4, WEB));
+    eventually("the flow goes on", || flow.records() > 5);
+    gateway.process().signal(Signal::SIGTERM);
+    client.wait_line("the gateway is going away");
+    let before = flow.records();
+    eventually("the flow goes on", || flow.records() > before);
+    fabric.manifests.production().rules[0] =
+        "{name: web, ports: [{protocol: TCP, port: 80}]}".into();
+    fabric.manifests.write();
+    within(Duration::from_secs(1), || false);
+    let records = flow.records();
+    within(Duration::from_millis(500), || false);
+    assert_eq!(flow.records(), records, "the removed rule cuts the flow");
+    assert!(gateway.process().runs(), "and the drain goes on");
 }
 
 #[test]
