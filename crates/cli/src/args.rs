@@ -10,6 +10,9 @@ use masque_client::{GatewayUrl, VpcName};
 /// A look that lasts longer than this would keep a processor busy for packets that are far apart.
 const BUSY_POLL_MAX_US: i64 = 10_000;
 
+/// The home relay of a Connector that names no other.
+pub(crate) const HOME_RELAY: &str = "https://relay.datum.net";
+
 /// Attaches this machine to a VPC through a MASQUE gateway.
 #[derive(Debug, Parser)]
 #[command(name = "datum-connect", version, max_term_width = 100)]
@@ -85,7 +88,7 @@ pub(crate) struct KeyArgs {
     #[arg(long = "allowed-route", value_name = "CIDR", requires = "vpc")]
     pub(crate) allowed_routes: Vec<IpNet>,
     /// Home relay to write into the Connector
-    #[arg(long, value_name = "URL", default_value = "https://relay.datum.net")]
+    #[arg(long, value_name = "URL", default_value = HOME_RELAY)]
     pub(crate) home_relay: String,
     /// Key file [default: key.pem in the configuration folder]
     #[arg(long, value_name = "FILE")]
@@ -116,6 +119,9 @@ pub(crate) struct TunnelArgs {
     /// PEM file with the authority that signed the gateway's certificate [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// PEM of that authority, as a cluster gave it.
+    #[arg(skip)]
+    pub(crate) ca_pem: Option<String>,
     /// Key file [default: key.pem in the configuration folder]
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
@@ -137,6 +143,28 @@ pub(crate) struct TunnelArgs {
     pub(crate) busy_poll_us: Option<u32>,
 }
 
+/// Where the gateways of a VPC are declared.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Find the gateway in a Kubernetes cluster, and have this machine let in there [FILE: $KUBECONFIG,
+    /// else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<Option<PathBuf>>,
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+    /// Namespace of the VPCIngressPoint [default: that of the context]
+    #[arg(long, value_name = "NAMESPACE", requires = "kubeconfig")]
+    pub(crate) namespace: Option<String>,
+    /// The ConnectorAttachment to use or to make [default: this machine's, else CONNECTOR-VPC]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) attachment: Option<String>,
+    /// How long to wait until the gateways expect this machine
+    #[arg(long, value_name = "SECONDS", requires = "kubeconfig", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(..=3600))]
+    pub(crate) wait: u32,
+}
+
 /// `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
@@ -146,6 +174,9 @@ pub(crate) struct AttachArgs {
     /// The tunnel.
     #[command(flatten)]
     pub(crate) tunnel: TunnelArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Name of the TUN device [default: the first free of dc0, dc1, …]
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,

@@ -52,6 +52,14 @@ impl Failure {
         Self::new(exit, "", "")
     }
 
+    /// The same failure with another advice.
+    pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
+        Self {
+            advice: advice.into(),
+            ..self
+        }
+    }
+
     /// Whether there is something to tell.
     pub(crate) fn is_silent(&self) -> bool {
         self.what.is_empty()

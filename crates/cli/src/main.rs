@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod args;
+mod cluster;
 mod commands;
 mod control;
 mod dirs;

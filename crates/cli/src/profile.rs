@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{AuthMethod, TunnelArgs},
+    cluster::Found,
     dirs::Dirs,
     failure::{Exit, Failure},
 };
@@ -26,6 +27,9 @@ pub(crate) struct Profile {
     gateway: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<PathBuf>,
+    /// The authority itself, where a cluster gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_pem: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +86,13 @@ impl Profile {
         vpcs
     }
 
+    /// Takes gateway and authority from a cluster instead of from the last time.
+    pub(crate) fn follow(&mut self, found: &Found) {
+        self.gateway = found.gateway.as_ref().map(ToString::to_string);
+        self.ca = None;
+        self.ca_pem.clone_from(&found.ca_pem);
+    }
+
     /// What was typed wins over what is remembered.
     pub(crate) fn complete(&self, typed: &TunnelArgs) -> Result<TunnelArgs, Failure> {
         let gateway = match (&typed.gateway, &self.gateway) {
@@ -101,6 +112,7 @@ impl Profile {
         });
         Ok(TunnelArgs {
             gateway,
+            ca_pem: self.ca_pem.clone().filter(|_| typed.ca.is_none()),
             ca: typed.ca.clone().or_else(|| self.ca.clone()),
             key: typed.key.clone().or_else(|| self.key.clone()),
             target: typed.target.or(self.target),
@@ -119,6 +131,7 @@ impl From<&TunnelArgs> for Profile {
         let TunnelArgs {
             gateway,
             ca,
+            ca_pem,
             key,
             target,
             protocol,
@@ -129,6 +142,7 @@ impl From<&TunnelArgs> for Profile {
         Self {
             gateway: gateway.as_ref().map(ToString::to_string),
             ca: ca.as_ref().map(absolute),
+            ca_pem: ca_pem.clone(),
             key: key.as_ref().map(absolute),
             target: *target,
             protocol: *protocol,
@@ -247,6 +261,29 @@ mod tests {
 
         let other = again.complete(&typed("https://other:1")).unwrap();
         assert_eq!(other.gateway.unwrap().port(), 1);
+    }
+
+    #[test]
+    fn a_cluster_wins_over_what_is_remembered_and_flags_over_both() {
+        let mut profile = Profile::from(&typed("https://old.example:4433"));
+        let found = Found {
+            gateway: Some("https://new.example/{target}/{ipproto}/".parse().unwrap()),
+            ca_pem: Some("PEM".to_owned()),
+            connector: "laptop".to_owned(),
+        };
+        profile.follow(&found);
+        let followed = profile.complete(&TunnelArgs::default()).unwrap();
+        assert_eq!(followed.gateway, found.gateway);
+        assert_eq!((followed.ca, &followed.ca_pem), (None, &found.ca_pem));
+        let given = profile.complete(&typed("https://typed:1")).unwrap();
+        assert_eq!(
+            given.ca_pem, None,
+            "the file that was typed is trusted alone"
+        );
+        assert_eq!(given.gateway.unwrap().port(), 1);
+        // Remembered, and read again, without a file beside it.
+        let again = Profile::from(&profile.complete(&TunnelArgs::default()).unwrap());
+        assert_eq!(again, profile);
     }
 
     #[test]

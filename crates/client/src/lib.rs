@@ -51,7 +51,10 @@ pub use drops::DropReason;
 pub use error::{AttachError, CertificateFault, Retry};
 pub use gateway_url::{GatewayUrl, GatewayUrlError};
 pub use identity::{ConnectorIdentity, KeyFileError, PublicId};
-pub use manifest::{ManifestInput, manifests, resource_name};
+pub use manifest::{
+    ManifestInput, attachment_manifest, attachment_name, connector_manifest, manifests,
+    resource_name,
+};
 pub use masque_protocol::{Scope, Target};
 pub use masque_transport::tls::ServerTrust;
 pub use masque_tun::{Offloads, TunQueue};

@@ -14,6 +14,8 @@ pub struct ManifestInput<'a> {
     pub id: PublicId,
     /// The VPC, when an attachment is wanted too.
     pub vpc: Option<&'a VpcName>,
+    /// Name of the attachment; [`attachment_name`] when absent.
+    pub attachment: Option<&'a str>,
     /// Namespace, when another than kubectl's default.
     pub namespace: Option<&'a str>,
     /// `homeRelay` of the Connector's connection details; the upstream schema requires one.
@@ -24,12 +26,17 @@ pub struct ManifestInput<'a> {
 
 /// The Connector, and with a VPC the ConnectorAttachment, as YAML.
 pub fn manifests(input: &ManifestInput<'_>) -> String {
-    let mut yaml = connector(input);
+    let mut yaml = connector_manifest(input);
     if let Some(vpc) = input.vpc {
         yaml.push_str("---\n");
-        yaml.push_str(&attachment(input, vpc));
+        yaml.push_str(&attachment_manifest(input, vpc));
     }
     yaml
+}
+
+/// The name of a connector's attachment to a VPC unless another is given.
+pub fn attachment_name(connector: &str, vpc: &VpcName) -> String {
+    format!("{connector}-{}", vpc.name())
 }
 
 /// The nearest name that Kubernetes accepts, say for a host name.
@@ -52,14 +59,8 @@ pub fn resource_name(text: &str) -> String {
     }
 }
 
-fn metadata(name: &str, namespace: Option<&str>) -> String {
-    match namespace {
-        Some(namespace) => format!("metadata: {{name: {name}, namespace: {namespace}}}\n"),
-        None => format!("metadata: {{name: {name}}}\n"),
-    }
-}
-
-fn connector(input: &ManifestInput<'_>) -> String {
+/// The Connector as YAML.
+pub fn connector_manifest(input: &ManifestInput<'_>) -> String {
     let ManifestInput {
         connector,
         id,
@@ -81,13 +82,16 @@ fn connector(input: &ManifestInput<'_>) -> String {
     )
 }
 
-fn attachment(input: &ManifestInput<'_>, vpc: &VpcName) -> String {
+/// The ConnectorAttachment to `vpc` as YAML.
+pub fn attachment_manifest(input: &ManifestInput<'_>, vpc: &VpcName) -> String {
     let ManifestInput {
         connector,
+        attachment,
         namespace,
         allowed_routes,
         ..
     } = input;
+    let name = attachment.map_or_else(|| attachment_name(connector, vpc), str::to_owned);
     let routes: Vec<String> = allowed_routes
         .iter()
         .map(|route| format!("\"{route}\""))
@@ -101,13 +105,20 @@ fn attachment(input: &ManifestInput<'_>, vpc: &VpcName) -> String {
            vpcRef: {vpc_ref}\n  \
            ipAllocation: {{mode: Dynamic}}\n  \
            allowedRoutes: [{routes}]\n",
-        metadata = metadata(&format!("{connector}-{}", vpc.name()), *namespace),
+        metadata = metadata(&name, *namespace),
         vpc_ref = match vpc.namespace() {
             Some(namespace) => format!("{{name: {}, namespace: {namespace}}}", vpc.name()),
             None => format!("{{name: {}}}", vpc.name()),
         },
         routes = routes.join(", "),
     )
+}
+
+fn metadata(name: &str, namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("metadata: {{name: {name}, namespace: {namespace}}}\n"),
+        None => format!("metadata: {{name: {name}}}\n"),
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +145,7 @@ mod tests {
             connector: "laptop",
             id,
             vpc: Some(&"net/production-vpc".parse().unwrap()),
+            attachment: None,
             namespace: Some("team"),
             home_relay: "https://relay.datum.net",
             allowed_routes: &["10.0.0.0/16".to_owned()],

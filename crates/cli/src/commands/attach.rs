@@ -23,6 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use self::{progress::Progress, serve::Serving};
 use crate::{
     args::{AttachArgs, AuthMethod, TunnelArgs},
+    cluster::{self, Found},
     control::{Attachment as Running, ControlServer},
     dirs::Dirs,
     failure::{Exit, Failure},
@@ -38,16 +39,18 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Attaches until it is told to end.
 pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     let vpc = choose_vpc(args.vpc.as_ref(), dirs)?;
-    let profile = if args.fresh {
+    let mut profile = if args.fresh {
         Profile::default()
     } else {
         Profile::load(dirs, &vpc)?
     };
-    let tunnel = profile.complete(&args.tunnel)?;
-    let config = AttachConfig {
-        keep_trying: args.keep_trying,
-        ..config(&vpc, &tunnel, dirs)?
-    };
+    let mut tunnel = profile.complete(&args.tunnel)?;
+    let mut connector = ConnectorSettings::load(dirs)?.connector();
+    let in_cluster = args.cluster.kubeconfig.is_some();
+    if !in_cluster {
+        // Told before anything is made.
+        config(&vpc, &tunnel, dirs)?;
+    }
     dirs.make_state()?;
     // Before anything is sent: a second session of the same key would take over from the first.
     if Running::open(dirs, &vpc)?.is_some() {
@@ -56,6 +59,16 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     if args.background && !args.child {
         return background::start();
     }
+    if in_cluster {
+        let found = ask_cluster(args, &vpc, &tunnel, &connector, dirs)?;
+        profile.follow(&found);
+        tunnel = profile.complete(&args.tunnel)?;
+        connector = found.connector;
+    }
+    let config = AttachConfig {
+        keep_trying: args.keep_trying,
+        ..config(&vpc, &tunnel, dirs)?
+    };
     // Before any thread is there: they all inherit it.
     let signals = block_signals()?;
     if args.child {
@@ -65,7 +78,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     let note = note_path(dirs, &vpc);
     host::recover(&note);
     let progress = Progress {
-        connector: ConnectorSettings::load(dirs)?.connector(),
+        connector,
         vpc: vpc.clone(),
         gateway: config.gateway.to_string(),
         child: args
@@ -81,6 +94,30 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
         Session::with_device(&config, progress, args, note)?
     };
     session.run(&vpc, dirs, signals)
+}
+
+/// Has this machine let in by a cluster, which says where its gateway is.
+fn ask_cluster(
+    args: &AttachArgs,
+    vpc: &VpcName,
+    tunnel: &TunnelArgs,
+    connector: &str,
+    dirs: &Dirs,
+) -> Result<Found, Failure> {
+    let identity = ConnectorIdentity::load(&dirs.key_file(tunnel.key.as_deref()))?;
+    let cluster = &args.cluster;
+    cluster::find(&cluster::Request {
+        file: cluster.kubeconfig.as_ref().and_then(Option::as_ref),
+        context: cluster.context.as_deref(),
+        namespace: cluster.namespace.as_deref(),
+        attachment: cluster.attachment.as_deref(),
+        wait: Duration::from_secs(cluster.wait.into()),
+        vpc,
+        connector,
+        id: identity.public_id(),
+        need_gateway: args.tunnel.gateway.is_none(),
+        need_ca: args.tunnel.ca.is_none(),
+    })
 }
 
 /// An attachment and what it changed here.
@@ -258,6 +295,9 @@ pub(crate) fn config(
     };
     let identity = ConnectorIdentity::load(&dirs.key_file(args.key.as_deref()))?;
     let mut config = AttachConfig::new(gateway, vpc.clone(), Arc::new(identity));
+    if let Some(pem) = &args.ca_pem {
+        config.trust = ServerTrust::RootsPem(pem.clone().into_bytes());
+    }
     if let Some(ca) = &args.ca {
         // Read here, so that a missing file is told as what it is.
         let pem = fs::read(ca).map_err(|error| Failure::file("read", ca, &error))?;

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
         connector: &connector,
         id,
         vpc: args.vpc.as_ref(),
+        attachment: None,
         namespace: args.namespace.as_deref(),
         home_relay: &args.home_relay,
         allowed_routes: &allowed_routes,
