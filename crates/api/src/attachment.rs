@@ -149,7 +149,7 @@ pub struct ConnectorAttachmentStatus {
     pub assigned_ip: Option<String>,
     /// All addresses.
     #[serde(default, rename = "assignedIPs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(max = 39)))]
+    #[schemars(length(max = 64), inner(length(max = 39)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub assigned_ips: Vec<String>,
     /// The conditions in one word, for people.

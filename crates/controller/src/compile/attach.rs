@@ -15,6 +15,10 @@ use crate::{
     validate::{self, CheckedAttachment, Draft, Report, Selection, has_family},
 };
 
+/// Ingress points that take one attachment: each may give it an address of either family, and
+/// `status.assignedIPs` has 64 places.
+const MAX_POINTS: usize = 32;
+
 /// What attachments of one ingress point hold already, and who holds it.
 #[derive(Default)]
 struct Taken {
@@ -92,7 +96,7 @@ impl Compiler<'_> {
             self.no_point(checked, drafts, report);
             return Vec::new();
         }
-        let selected: Vec<_> = of_vpc
+        let mut selected: Vec<_> = of_vpc
             .iter()
             .filter(|(_, draft)| selects(draft, checked))
             .map(|(name, _)| (*name).clone())
@@ -110,6 +114,20 @@ impl Compiler<'_> {
                 message,
                 hint,
             );
+        }
+        if selected.len() > MAX_POINTS {
+            let message = format_args!(
+                "{} ingress points select it, and the first {MAX_POINTS} by name take it",
+                selected.len()
+            );
+            let hint = "give ingress points an attachmentSelector";
+            report.warn(
+                "metadata.labels",
+                Reason::NotAllowedByIngressPoint,
+                message,
+                hint,
+            );
+            selected.truncate(MAX_POINTS);
         }
         selected
     }

@@ -206,6 +206,34 @@ fn references_of_an_attachment() {
     assert_eq!(is, Reason::VPCNotFound, "{hint}");
 }
 
+/// Status has places for the addresses of so many.
+#[test]
+fn an_attachment_has_a_bounded_number_of_ingress_points() {
+    let points = |count: u8| -> String {
+        (0..count)
+            .map(|n| {
+                point("prod", n, "")
+                    .replace("{name: prod}", &format!("{{name: p{n:02}}}"))
+                    .replace("4433", &(4000 + u16::from(n)).to_string())
+            })
+            .collect()
+    };
+    let with = |count| {
+        let attachment = attachment("a", "laptop", "prod", "");
+        compiled(&(points(count) + &connector("laptop", 1) + &attachment))
+    };
+    let taken = |compiled: &Compiled| {
+        let snapshots = compiled.snapshots.iter();
+        snapshots.filter(|s| !s.attachments.is_empty()).count()
+    };
+    let all = with(32);
+    assert_eq!((taken(&all), lines(&all)), (32, vec![]));
+    let more = with(33);
+    assert_eq!(taken(&more), 32);
+    assert_eq!(reasons(&more), [Reason::NotAllowedByIngressPoint]);
+    assert!(!more.problems[0].is_error());
+}
+
 #[test]
 fn a_selector_leaves_attachments_out() {
     let selector = "  attachmentSelector: {matchLabels: {tier: gold}}\n";
