@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# The laptop's way in; sourced by scripts/cluster-demo.
+
+connect() { # WHO COMMAND…
+  local who=$1; shift
+  ns laptop "$DEMO_BIN/datum-connect" --config-dir "$work/$who" --state-dir "$work/$who" "$@"
+}
+pings() { ip netns exec laptop ping -D -i 0.05 "$1" > "$work/$2" 2>&1 & pinging=$!; }
+stop_pings() { kill -INT "$pinging" 2>/dev/null; wait "$pinging" 2>/dev/null; }
+longest_gap_ms() { # FILE [FROM]: between two replies, since a time in seconds
+  awk -v from="${2:-0}" '/bytes from/ { at = substr($1, 2, length($1) - 2); if (at < from) { last = at; next }
+    if (last && at - last > gap) gap = at - last; last = at } END { printf "%.0f", gap * 1000 }' "$1"
+}
+lost() { # FILE: sequence numbers that never came
+  awk -F 'icmp_seq=' '/bytes from/ { split($2, n, " "); if (seen && n[1] > seen + 1) lost += n[1] - seen - 1; seen = n[1] } END { print lost + 0 }' "$1"
+}
+
+register() { # WHO ATTACHMENT: its key reaches the cluster; a key is in a status, which a plain apply leaves out
+  connect "$1" key --name "$1" --namespace production > "$work/$1.yaml" 2> "$work/$1.key" || return 1
+  k apply --server-side --force-conflicts -f "$work/$1.yaml" && k apply --server-side --force-conflicts --subresource=status -f "$work/$1.yaml"
+}
+
+attach_laptop() {
+  part "datum-connect attach"
+  check "the laptop's key is in the cluster" register laptop
+  check "its attachment is Ready, with an address" until_true 20 is_true cna/laptop-production Programmed
+  gateway=$(in_production get vpcip production -o jsonpath='{.status.endpoints[0].uri}')
+  in_production get configmap production-masque-gateway-ca -o jsonpath='{.data.ca\.crt}' > "$work/ca.crt"
+  follow_sessions & 
+  ip netns exec laptop "$DEMO_BIN/datum-connect" --config-dir "$work/laptop" --state-dir "$work/laptop" attach \
+    --vpc production-vpc --gateway "$gateway" --ca "$work/ca.crt" > "$work/attach.log" 2>&1 &
+  up() { ip -n laptop -o addr show | grep -q 10.0.100.; }
+  if until_true 15 up; then show < "$work/attach.log"; yes "the laptop is in production-vpc"
+  else no "the laptop attaches"; show < "$work/attach.log"; in_production describe cna | tail -n 30 | show; exit 1; fi
+  check "the fabric leads to the pod that serves it" until_true 10 test -s "$work/followed"
+
+  part "Into the VPC, both families"
+  capture_underlay
+  check "ping 10.0.1.10" ns laptop ping -c3 -i0.2 -W2 10.0.1.10
+  check "ping fd20:10:0:1::10" ns laptop ping -c3 -i0.2 -W2 fd20:10:0:1::10
+  check "HTTP over IPv4" sh -c "ip netns exec laptop curl -fsS --max-time 5 http://10.0.1.10/ | grep -q 'hello from the VPC'"
+  check "HTTP over IPv6" sh -c "ip netns exec laptop curl -fsS --max-time 5 'http://[fd20:10:0:1::10]/' | grep -q 'hello from the VPC'"
+  check "TCP 8080 is denied" sh -c "! ip netns exec laptop curl -sS --max-time 1 http://10.0.1.10:8080/"
+  check "and a gateway counts why: policy_denied" sh -c "[ \"$(drops policy_denied)\" -gt 0 ]"
+  local sid
+  for sid in d001 e001; do grep -m1 "> $BLOCK:1:$sid:: " "$work/underlay" | show; done
+  check "on the wire: outer IPv6 to the SID, next header 4, no SRH" grep -q "> $BLOCK:1:d001:: next-header 4 .* | inner IPv4" "$work/underlay"
+  check "and next header 41 for IPv6" grep -q "> $BLOCK:1:e001:: next-header 41 .* | inner IPv6" "$work/underlay"
+
+  part "What the cluster says"
+  check "phase Connected" until_true 10 sh -c "scripts/kube.sh kubectl --kubeconfig '$kubeconfig' -n production get cna laptop-production -o jsonpath='{.status.phase}' | grep -qx Connected"
+  k get vpcip,cna,vpcap -A | show
+  local address; address=$(in_production get cna laptop-production -o jsonpath='{.status.assignedIP}')
+  check "assignedIP $address is the address that the laptop got" sh -c "ip -n laptop -o addr show | grep -q ' $address/'"
+}
+
+drops() { # REASON: in all gateways
+  local address
+  for address in $(in_production get pods -l networking.datumapis.com/ingress-point=production -o jsonpath='{.items[*].status.podIP}'); do
+    curl -fsS --max-time 2 "http://$address:9464/metrics"
+  done | awk -v r="reason=\"$1\"" 'index($0, "masque_gateway_drops_total") && index($0, r) {n += $2} END {print n + 0}'
+}

@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# A policy edit under traffic; sourced by scripts/cluster-demo.
+
+# Milliseconds from now until TCP 10.0.1.10:8080 opens (or, with "closes", no longer opens).
+until_it() { # opens|closes
+  ip netns exec laptop python3 - "$1" <<'PY'
+import socket, sys, time
+began = time.monotonic()
+while time.monotonic() - began < 10:
+    with socket.socket() as s:
+        s.settimeout(0.1)
+        try:
+            s.connect(("10.0.1.10", 8080))
+            opened = True
+        except OSError:
+            opened = False
+    if opened == (sys.argv[1] == "opens"):
+        # A refusal shows only when the wait for an answer is over.
+        print(round((time.monotonic() - began - (0 if opened else 0.1)) * 1000))
+        sys.exit()
+print("more than 10000")
+sys.exit(1)
+PY
+}
+
+edit_policy() {
+  part "Edit the policy while packets flow"
+  pings 10.0.1.10 edit.ping
+  sleep 1
+  local took
+  in_production patch vpcap web --type json -p '[{"op":"add","path":"/spec/rules/-","value":{"name":"debug","ports":[{"protocol":"TCP","port":8080}]}}]' > "$work/patch.out" &
+  took=$(until_it opens) && yes "TCP 8080 opens $took ms after the edit was begun (goal 500)" || no "TCP 8080 opens: $took ms"
+  policy_is_programmed() {
+    [[ $(in_production get vpcap web -o jsonpath='{.metadata.generation}') == "$(in_production get vpcap web -o jsonpath="{.status.ancestors[0].conditions[?(@.type=='Programmed')].observedGeneration}")" ]] &&
+      [[ $(in_production get vpcap web -o jsonpath="{.status.ancestors[0].conditions[?(@.type=='Programmed')].status}") == True ]]
+  }
+  check "the policy is Programmed: every pod acknowledged this generation" until_true 5 policy_is_programmed
+  in_production patch vpcap web --type json -p '[{"op":"remove","path":"/spec/rules/2"}]' > "$work/patch.out" &
+  took=$(until_it closes) && yes "and closes again after $took ms" || no "TCP 8080 closes: $took ms"
+  sleep 0.5
+  stop_pings
+  check "of the pings that ran meanwhile none was lost ($(grep -c 'bytes from' "$work/edit.ping") replies)" test "$(lost "$work/edit.ping")" = 0
+}
