@@ -17,6 +17,7 @@ const UNAVAILABLE: i32 = 69;
 const CONNECTORS: &str = "crds/compat/connectors.yaml";
 /// How long a kind may take from its definition to being served.
 const SERVED_S: u64 = 30;
+const PORT_FREE: Duration = Duration::from_secs(2);
 const REQUESTS: &str = "apiserver_request_total";
 /// Verbs that change something.
 const WRITES: [&str; 6] = [
@@ -60,6 +61,8 @@ impl Cluster {
     /// Ends the API server as a power failure would, and starts it again.
     pub(crate) async fn restart_api_server(&self) -> Result<(), Failure> {
         self.script(&["stop", "kube-apiserver"]).await?;
+        // The threads of a killed process let go of its port one after another.
+        tokio::time::sleep(PORT_FREE).await;
         self.up().await?;
         Ok(())
     }
@@ -171,7 +174,7 @@ impl Writes {
 
     /// All of them.
     pub(crate) fn total(&self) -> f64 {
-        self.0.values().sum()
+        self.0.values().fold(0.0, |sum, count| sum + count)
     }
 
     /// Those of one resource.

@@ -117,14 +117,17 @@ impl Fleet {
             let name = connector_name(number);
             let labels = json!({"team": team(number / self.points)});
             let spec = json!({"connectorClassName": "datum-connect"});
-            self.create(CONNECTOR, &namespace, &name, labels, spec).await?;
+            self.create(CONNECTOR, &namespace, &name, labels, spec)
+                .await?;
             let status = json!({"status": {"connectionDetails": {
                 "type": "PublicKey",
                 "publicKey": {"id": key(number), "homeRelay": "https://relay.example"},
             }}});
             let api = self.api(CONNECTOR, &namespace);
             let params = PatchParams::default();
-            let patched = api.patch_status(&name, &params, &Patch::Merge(&status)).await;
+            let patched = api
+                .patch_status(&name, &params, &Patch::Merge(&status))
+                .await;
             patched.map_err(Failure::api(format!("status of {name}")))?;
             Ok(())
         })

@@ -390,14 +390,25 @@ impl Run<'_> {
         let limit = self.options.limit;
         let begun = Instant::now();
         self.fleet.delete_all().await?;
+        let asked = begun.elapsed().as_secs_f64();
         for kind in [ATTACHMENT, POINT] {
             operator.all_ready(kind, 0, limit).await?;
         }
-        let gone = begun.elapsed().as_secs_f64();
+        let noticed = begun.elapsed().as_secs_f64();
         tokio::time::sleep(self.options.rest).await;
         let resident = operator.memory()?.resident_mb;
         let sheet = &mut self.sheet;
-        sheet.add(("delete_s", "deletion of everything", "s"), gone, None);
+        sheet.add(
+            ("delete_s", "everything deleted at the API server", "s"),
+            asked,
+            None,
+        );
+        let what = (
+            "delete_noticed_s",
+            "first deletion to the operator has nothing",
+            "s",
+        );
+        sheet.add(what, noticed, None);
         let what = ("rss_after_mb", "memory, after everything was deleted", "MB");
         sheet.add(
             what,
@@ -424,6 +435,7 @@ fn steps(what: &str, before: &Exposition, after: &Exposition) -> String {
         "addresses",
         "publish",
         "children",
+        "acks",
         "status",
     ];
     let parts = names.map(|step| {
