@@ -53,8 +53,8 @@ pub struct Observed {
     pub failed_create: Option<String>,
     /// Its Service.
     pub service: Option<Service>,
-    /// Addresses of nodes, for a Service of type NodePort.
-    pub node_addresses: Vec<IpAddr>,
+    /// Addresses of nodes by their names, for a Service of type NodePort.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
     /// The hash of its Snapshot.
     pub snapshot_hash: Option<String>,
     /// SHA-256 of the certificate (hexadecimal) by listener, where it is known.

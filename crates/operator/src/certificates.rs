@@ -16,9 +16,12 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use masque_api::VPCIngressPoint;
-use masque_controller::children::{
-    child_metadata, child_name, client_ca_name, listener_secret_name, stream_secret_name,
+use masque_api::{ServiceType, VPCIngressPoint};
+use masque_controller::{
+    children::{
+        child_metadata, child_name, client_ca_name, listener_secret_name, stream_secret_name,
+    },
+    status::MAX_ADDRESSES,
 };
 use masque_model::ObjectName;
 use masque_stream::{
@@ -31,6 +34,7 @@ use crate::{
     client::{CallError, call, is_conflict, is_not_found},
     fingerprints::{Fingerprints, fingerprint},
     index::name_of,
+    lookups::Nodes,
 };
 
 /// The Secret of the CA.
@@ -327,11 +331,21 @@ fn wanted(point: &ObjectName, hosts: &BTreeSet<String>) -> [Wanted; 2] {
 }
 
 /// The names and addresses that clients dial: the listeners' host names, those of the Service, and
-/// `addresses`.
-pub(crate) fn hosts(point: &VPCIngressPoint, addresses: &[String]) -> BTreeSet<String> {
+/// `addresses`. For a Service of type NodePort also those of nodes without a gateway, so that a pod
+/// that moves needs no other certificate.
+pub(crate) fn hosts(
+    point: &VPCIngressPoint,
+    addresses: &[String],
+    nodes: &Nodes,
+) -> BTreeSet<String> {
     let name = name_of(&point.metadata);
     let service = format!("{}.{}.svc", child_name(&name.name), name.namespace);
     let mut hosts: BTreeSet<String> = addresses.iter().cloned().collect();
+    let type_ = point.spec.service.as_ref().map(|service| service.type_);
+    if type_ == Some(ServiceType::NodePort) {
+        let nodes = nodes.values().flatten().take(MAX_ADDRESSES);
+        hosts.extend(nodes.map(ToString::to_string));
+    }
     hosts.extend(
         point
             .spec

@@ -2,7 +2,7 @@
 //! be there, and addresses of nodes, which only a Service of type NodePort needs.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,13 +34,16 @@ const PAGE: u32 = 500;
 /// VPCs of one kind that are remembered; of more, none is known.
 const MAX_VPCS: usize = 50_000;
 
+/// Addresses of nodes, by their names.
+pub(crate) type Nodes = BTreeMap<String, Vec<IpAddr>>;
+
 /// Answers, and until when they are taken as true.
 pub(crate) struct Lookups {
     client: Client,
     namespace: Option<String>,
     vpcs: BTreeSet<ObjectName>,
     vpcs_until: Option<Instant>,
-    nodes: Vec<IpAddr>,
+    nodes: Nodes,
     nodes_until: Option<Instant>,
 }
 
@@ -52,7 +55,7 @@ impl Lookups {
             namespace,
             vpcs: BTreeSet::new(),
             vpcs_until: None,
-            nodes: Vec::new(),
+            nodes: Nodes::new(),
             nodes_until: None,
         }
     }
@@ -88,7 +91,7 @@ impl Lookups {
     }
 
     /// Addresses of the nodes, when an ingress point needs them.
-    pub(crate) async fn nodes(&mut self, points: &[Arc<VPCIngressPoint>]) -> &[IpAddr] {
+    pub(crate) async fn nodes(&mut self, points: &[Arc<VPCIngressPoint>]) -> &Nodes {
         let needed = points.iter().any(|point| {
             let service = point.spec.service.as_ref();
             service.is_some_and(|service| service.type_ == ServiceType::NodePort)
@@ -138,7 +141,7 @@ impl Lookups {
         }
     }
 
-    async fn list_nodes(&self) -> Result<Vec<IpAddr>, CallError> {
+    async fn list_nodes(&self) -> Result<Nodes, CallError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let params = ListParams::default().limit(PAGE);
         let nodes = call(api.list(&params)).await?;
@@ -156,9 +159,9 @@ fn vpc_of(point: &VPCIngressPoint) -> ObjectName {
     ObjectName::new(vpc.namespace.clone().unwrap_or(namespace), &vpc.name)
 }
 
-/// Addresses that clients can dial: external ones where any node has one, else internal ones; of
-/// nodes that are ready.
-fn node_addresses(nodes: &[Node]) -> Vec<IpAddr> {
+/// Addresses that clients can dial, by node: external ones where any node has one, else internal
+/// ones; of nodes that are ready.
+fn node_addresses(nodes: &[Node]) -> Nodes {
     let ready = nodes.iter().filter(|node| {
         let conditions = node
             .status
@@ -167,22 +170,25 @@ fn node_addresses(nodes: &[Node]) -> Vec<IpAddr> {
         let mut conditions = conditions.into_iter().flatten();
         conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
     });
-    let of_type = |nodes: &[&Node], type_: &str| -> BTreeSet<IpAddr> {
-        let statuses = nodes.iter().filter_map(|node| node.status.as_ref());
-        let addresses = statuses.flat_map(|status| status.addresses.iter().flatten());
-        let of_type = addresses.filter(|address| address.type_ == type_);
-        of_type
-            .filter_map(|address| address.address.parse().ok())
+    let ready: Vec<&Node> = ready.collect();
+    let of_type = |type_: &str| -> Nodes {
+        let by_name = ready.iter().map(|node| {
+            let addresses = node.status.iter().flat_map(|status| &status.addresses);
+            let of_type = addresses.flatten().filter(|it| it.type_ == type_);
+            let parsed = of_type.filter_map(|address| address.address.parse().ok());
+            let name = node.metadata.name.clone().unwrap_or_default();
+            (name, parsed.collect::<Vec<_>>())
+        });
+        by_name
+            .filter(|(_, addresses)| !addresses.is_empty())
             .collect()
     };
-    let ready: Vec<&Node> = ready.collect();
-    let external = of_type(&ready, "ExternalIP");
-    let chosen = if external.is_empty() {
-        of_type(&ready, "InternalIP")
+    let external = of_type("ExternalIP");
+    if external.is_empty() {
+        of_type("InternalIP")
     } else {
         external
-    };
-    chosen.into_iter().collect()
+    }
 }
 
 #[cfg(test)]
@@ -208,15 +214,14 @@ mod tests {
         let outside = node("True", "ExternalIP", "192.0.2.1");
         let down = node("Unknown", "ExternalIP", "192.0.2.2");
         let text = |nodes: &[Node]| -> Vec<String> {
-            node_addresses(nodes)
-                .iter()
-                .map(ToString::to_string)
-                .collect()
+            let nodes = node_addresses(nodes);
+            let line = |(name, list): (&String, &Vec<IpAddr>)| format!("{name} {list:?}");
+            nodes.iter().map(line).collect()
         };
         assert_eq!(
             text(&[inside.clone(), outside, down.clone()]),
-            ["192.0.2.1"]
+            ["192.0.2.1 [192.0.2.1]"]
         );
-        assert_eq!(text(&[inside, down]), ["10.0.0.1"]);
+        assert_eq!(text(&[inside, down]), ["10.0.0.1 [10.0.0.1]"]);
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     index::{SharedIndex, name_of},
     kinds::ChildKind,
     lease::Leadership,
-    lookups::Lookups,
+    lookups::{Lookups, Nodes},
     metrics::Metrics,
     secrets::Secrets,
     statuses::{Facts, Statuses},
@@ -210,7 +210,7 @@ impl Reconciler {
         let looked_up = self.secrets.look(&view.points).await;
         let mut fingerprints = looked_up.fingerprints;
         view.resources.vpcs = self.lookups.vpcs(&view.points).await.clone();
-        let nodes = self.lookups.nodes(&view.points).await.to_vec();
+        let nodes = self.lookups.nodes(&view.points).await.clone();
         left.again(looked_up.again);
         left.again(self.lookups.again());
         self.step("lookups", begun);
@@ -243,7 +243,7 @@ impl Reconciler {
         self.step("publish", begun);
 
         let begun = Instant::now();
-        let refused = self.children(&view, &mut left).await;
+        let refused = self.children(&view, &nodes, &mut left).await;
         fingerprints.extend(self.certificates.fingerprints().clone());
         self.step("children", begun);
 
@@ -379,7 +379,12 @@ impl Reconciler {
 
     /// Makes certificates and children of every ingress point that has a Snapshot. What was
     /// refused, by ingress point.
-    async fn children(&mut self, view: &View, left: &mut Left) -> BTreeMap<ObjectName, String> {
+    async fn children(
+        &mut self,
+        view: &View,
+        nodes: &Nodes,
+        left: &mut Left,
+    ) -> BTreeMap<ObjectName, String> {
         self.certificates.retain(&view.points);
         let (mut families, mut unissued) = (Vec::new(), BTreeMap::new());
         for point in &view.points {
@@ -389,7 +394,7 @@ impl Reconciler {
                 continue;
             }
             let told = point.status.as_ref().map(|status| status.addresses.clone());
-            let hosts = hosts(point, &told.unwrap_or_default());
+            let hosts = hosts(point, &told.unwrap_or_default(), nodes);
             let issued = self.certificates.ensure(point, &hosts).await;
             if let Err((why, at)) = issued {
                 left.again(Some(at));

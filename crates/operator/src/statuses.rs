@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Instant,
 };
 
@@ -35,6 +34,7 @@ use crate::{
     fingerprints::{Fingerprints, by_listener},
     index::{Index, name_of},
     kinds::ChildKind,
+    lookups::Nodes,
     status_writer::{STATUS_MANAGER, StatusWriter, Wanted},
     versions::Versions,
     view::View,
@@ -54,7 +54,7 @@ pub(crate) struct Facts<'a> {
     /// Attachments whose addresses were written a moment ago: the next pass has more to say.
     pub(crate) fresh: &'a BTreeSet<ObjectName>,
     /// Addresses of nodes.
-    pub(crate) nodes: &'a [IpAddr],
+    pub(crate) nodes: &'a Nodes,
     /// Children that the API server refused, by ingress point.
     pub(crate) refused: &'a BTreeMap<ObjectName, String>,
     /// Fingerprints of certificates, by Secret.
@@ -131,7 +131,7 @@ impl Statuses {
                 ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or(0),
                 failed_create: refused.or_else(|| failed_create(deployment.as_ref()?)),
                 service: typed::<Service>(&index, ChildKind::Service, &child),
-                node_addresses: facts.nodes.to_vec(),
+                nodes: facts.nodes.clone(),
                 snapshot_hash: facts.versions.hash(&name),
                 certificate_sha256: by_listener(point, facts.fingerprints),
             };

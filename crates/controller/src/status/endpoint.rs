@@ -1,6 +1,6 @@
 //! Where clients find the gateways.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use masque_api::{Endpoint, Listener, ListenerProtocol, VPCIngressPoint};
@@ -21,11 +21,7 @@ pub(super) fn addresses(observed: &Observed) -> Vec<String> {
     let spec = service.spec.as_ref();
     let mut addresses: Vec<String> = match spec.and_then(|spec| spec.type_.as_deref()) {
         Some("LoadBalancer") => balancer(service),
-        Some("NodePort") => observed
-            .node_addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        Some("NodePort") => nodes(observed, service),
         _ => {
             let ips = spec
                 .and_then(|spec| spec.cluster_ips.as_deref())
@@ -33,7 +29,7 @@ pub(super) fn addresses(observed: &Observed) -> Vec<String> {
             ips.iter().filter(|ip| *ip != "None").cloned().collect()
         }
     };
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     addresses.retain(|address| seen.insert(address.clone()));
     addresses.truncate(MAX_ADDRESSES);
     addresses
@@ -53,6 +49,27 @@ pub(super) fn endpoints(
         certificate_sha256: observed.certificate_sha256.get(&listener.name).cloned(),
     });
     endpoints.collect()
+}
+
+/// Addresses of nodes that hand packets to a gateway: of all, or where `externalTrafficPolicy` is
+/// `Local` of those with a gateway. While no gateway is ready, none is better than the other.
+fn nodes(observed: &Observed, service: &Service) -> Vec<String> {
+    let spec = service.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.external_traffic_policy.as_deref());
+    let pods = observed
+        .pods
+        .iter()
+        .filter(|pod| pod.ready && !pod.terminating);
+    let hosts: BTreeSet<_> = pods.filter_map(|pod| pod.node.as_deref()).collect();
+    let all = policy != Some("Local") || hosts.is_empty();
+    let mut nodes: Vec<_> = observed
+        .nodes
+        .iter()
+        .filter(|(name, _)| all || hosts.contains(name.as_str()))
+        .flat_map(|(_, addresses)| addresses)
+        .collect();
+    nodes.sort_unstable();
+    nodes.into_iter().map(ToString::to_string).collect()
 }
 
 fn balancer(service: &Service) -> Vec<String> {

@@ -17,6 +17,8 @@ use super::conditions::Verdict;
 pub struct PodReport {
     /// The pod's name.
     pub pod: String,
+    /// The node that it runs on.
+    pub node: Option<String>,
     /// Its Ready condition.
     pub ready: bool,
     /// It was told to stop.
@@ -67,6 +69,7 @@ impl PodReport {
             .any(|c| c.type_ == "Ready" && c.status == "True");
         Self {
             pod: pod.metadata.name.clone().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             ready,
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ended: matches!(

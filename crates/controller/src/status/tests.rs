@@ -405,14 +405,21 @@ fn endpoints_are_what_clients_dial() {
         uris(&mut world, inside)[0],
         format!("https://[fd96::1]:4433{path}")
     );
-    world.observed.node_addresses = vec!["10.0.0.7".parse().unwrap()];
-    let nodes = json!({"spec": {"type": "NodePort", "ports": [
-        {"port": 4433, "protocol": "UDP", "nodePort": 30443},
-    ]}});
-    assert_eq!(
-        uris(&mut world, nodes)[0],
-        format!("https://10.0.0.7:30443{path}")
-    );
+    world.observed.nodes = [("n1", "10.0.0.7"), ("n2", "10.0.0.6")]
+        .map(|(name, address)| (name.to_owned(), vec![address.parse().unwrap()]))
+        .into();
+    world.observed.pods[0].node = Some("n1".to_owned());
+    let nodes = |policy: &str| {
+        json!({"spec": {"type": "NodePort", "externalTrafficPolicy": policy, "ports": [
+            {"port": 4433, "protocol": "UDP", "nodePort": 30443},
+        ]}})
+    };
+    let on = |address: &str| format!("https://{address}:30443{path}");
+    // A node without a gateway drops what comes under Local.
+    assert_eq!(uris(&mut world, nodes("Local"))[0], on("10.0.0.7"));
+    assert_eq!(uris(&mut world, nodes("Cluster"))[0], on("10.0.0.6"));
+    world.observed.pods[0].terminating = true;
+    assert_eq!(uris(&mut world, nodes("Local"))[0], on("10.0.0.6"));
     assert_eq!(
         uris(&mut world, json!({"spec": {"type": "LoadBalancer"}}))[0],
         ""
