@@ -82,7 +82,10 @@ impl Refusal {
             Self::Status { code: 403, message } => (
                 Exit::NoPermission,
                 format!("{doing}: {message} (403)"),
-                "ask for the role in docs/kubernetes/tasks/give-access.md".to_owned(),
+                format!(
+                    "is {namespace} the right namespace, `--namespace NAMESPACE`? If so, ask for \
+                     the role in docs/kubernetes/tasks/give-access.md"
+                ),
             ),
             Self::Status { code: 404, .. } => (
                 Exit::Unavailable,

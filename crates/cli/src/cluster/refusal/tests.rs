@@ -24,7 +24,7 @@ fn each_refusal_has_a_status_and_a_cure() {
         (
             status(403),
             Exit::NoPermission,
-            "the server's words (403); ask for the role",
+            "the server's words (403); is team the right namespace",
         ),
         (status(404), Exit::Unavailable, "masque-gateway-crds"),
         (status(422), Exit::Config, "the server's words (422)"),
