@@ -1,17 +1,21 @@
 //! A connection to the operator: files, TLS, HTTP/2.
 
-use std::{fs, io, path::Path, path::PathBuf, sync::Arc};
+use std::{fs, future::Future, io, path::Path, path::PathBuf, sync::Arc};
 
 use hyper_util::rt::TokioIo;
 use masque_model::ObjectName;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use super::ClientConfig;
 use crate::{
-    bounds::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_CREDENTIAL_BYTES},
+    backoff::random,
+    bounds::{
+        CONNECT_TIMEOUT, DIAL_PAUSE, DIALS, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+        MAX_CREDENTIAL_BYTES,
+    },
     tls::{self, TlsError},
 };
 
@@ -93,7 +97,7 @@ impl Target {
             let (authority, server_name) = (authority.clone(), server_name.clone());
             let connector = TlsConnector::from(Arc::clone(&tls));
             async move {
-                let stream = TcpStream::connect(&authority).await?;
+                let stream = dial(|| TcpStream::connect(&authority)).await?;
                 stream.set_nodelay(true)?;
                 let stream = connector.connect(server_name, stream).await?;
                 Ok::<_, io::Error>(TokioIo::new(stream))
@@ -104,6 +108,24 @@ impl Target {
             .await
             .map_err(|error| ClientError::Unreachable(chain(&error)))
     }
+}
+
+/// Dials until somebody listens, [`DIALS`] times at most. Only a refusal is worth another dial: it
+/// comes at once, and the next one may go to another replica of the operator.
+pub(super) async fn dial<T, F>(mut attempt: impl FnMut() -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    for _ in 1..DIALS {
+        match attempt().await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let part = f64::from(random()) / f64::from(u32::MAX);
+                sleep(DIAL_PAUSE.mul_f64(0.5 + part / 2.0)).await;
+            }
+            other => return other,
+        }
+    }
+    attempt().await
 }
 
 /// What a pod proves itself by.

@@ -115,3 +115,36 @@ fn the_same_sessions_are_no_news() {
     client.report_sessions([session(1)]);
     assert!(driver.sessions.has_changed().unwrap());
 }
+
+/// A Service hands connections to the leader and to standbys, which do not listen.
+#[tokio::test]
+async fn a_dial_that_meets_a_standby_is_made_again() {
+    use std::io;
+    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+    let mut made = 0;
+    let reached = link::dial(|| {
+        made += 1;
+        let answer = if made == 5 { Ok(made) } else { Err(refused()) };
+        std::future::ready(answer)
+    });
+    assert_eq!(reached.await.unwrap(), 5);
+    let mut made = 0;
+    let nobody: io::Result<()> = link::dial(|| {
+        made += 1;
+        std::future::ready(Err(refused()))
+    })
+    .await;
+    assert_eq!(nobody.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(made, crate::bounds::DIALS);
+    // What takes its time is not tried again here.
+    let mut made = 0;
+    let lost: io::Result<()> = link::dial(|| {
+        made += 1;
+        std::future::ready(Err(io::ErrorKind::TimedOut.into()))
+    })
+    .await;
+    assert_eq!(
+        (lost.unwrap_err().kind(), made),
+        (io::ErrorKind::TimedOut, 1)
+    );
+}
