@@ -319,17 +319,21 @@ impl Attached {
     /// The pod runs this.
     pub(crate) fn acked(&self, ack: &wire::Ack) {
         self.with_pod(|pod| {
-            pod.held = SnapshotHash::read(&ack.hash).map(|hash| (ack.version, hash));
+            let held = SnapshotHash::read(&ack.hash).map(|hash| (ack.version, hash));
+            let changed = pod.held != held || pod.rejected.is_some();
+            pod.held = held;
             pod.rejected = None;
-            true
+            changed
         });
     }
 
     /// The pod cannot run this.
     pub(crate) fn rejected(&self, reject: &wire::Reject) {
         self.with_pod(|pod| {
-            pod.rejected = Some((reject.version, clipped(&reject.reason)));
-            true
+            let rejected = Some((reject.version, clipped(&reject.reason)));
+            let changed = pod.rejected != rejected;
+            pod.rejected = rejected;
+            changed
         });
     }
 

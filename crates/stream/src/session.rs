@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use masque_model::ObjectName;
 
 use crate::{
-    bounds::{MAX_CHANGES_PER_REPORT, MAX_SESSIONS_PER_POD, MAX_TEXT_BYTES},
+    bounds::{MAX_CHANGES_PER_REPORT, MAX_NAME_BYTES, MAX_SESSIONS_PER_POD, MAX_TRANSPORT_BYTES},
     wire,
 };
 
@@ -32,7 +32,10 @@ pub(crate) enum ReportError {
     TooManyChanges,
     #[error("a pod has at most {MAX_SESSIONS_PER_POD} sessions")]
     TooManySessions,
-    #[error("a name in a report is longer than {MAX_TEXT_BYTES} bytes")]
+    #[error(
+        "a name in a report is longer than {MAX_NAME_BYTES} bytes, or a transport longer than \
+         {MAX_TRANSPORT_BYTES}"
+    )]
     LongText,
 }
 
@@ -92,9 +95,9 @@ pub(crate) fn take(sessions: &mut Sessions, report: wire::Sessions) -> Result<bo
         return Err(ReportError::TooManyChanges);
     }
     let long = |s: &wire::Session| {
-        [&s.namespace, &s.attachment, &s.transport]
-            .iter()
-            .any(|text| text.len() > MAX_TEXT_BYTES)
+        s.namespace.len() > MAX_NAME_BYTES
+            || s.attachment.len() > MAX_NAME_BYTES
+            || s.transport.len() > MAX_TRANSPORT_BYTES
     };
     if report.begun.iter().any(long) {
         return Err(ReportError::LongText);

@@ -71,6 +71,31 @@ fn what_a_pod_runs_already_is_not_sent_and_counts_as_acked() {
     assert_eq!((states[1].held_version, states[1].acked), (5, None));
 }
 
+/// A pod that repeats itself for ever must not keep the operator busy.
+#[test]
+fn an_answer_that_says_nothing_new_tells_nobody() {
+    let hub = Hub::new();
+    let pod = attach(&hub, "a", "a-0");
+    let published = hub.publish(&with_content("a", 1, 1)).unwrap();
+    let told = || *hub.changed().borrow();
+    pod.acked(&ack(&published));
+    let once = told();
+    pod.acked(&ack(&published));
+    assert_eq!(told(), once);
+    let reject = wire::Reject {
+        version: 1,
+        reason: "no".to_owned(),
+        ..wire::Reject::default()
+    };
+    pod.rejected(&reject);
+    let twice = told();
+    assert!(twice > once);
+    pod.rejected(&reject);
+    assert_eq!(told(), twice);
+    pod.acked(&ack(&published));
+    assert!(told() > twice);
+}
+
 #[test]
 fn versions_never_go_back() {
     let hub = Hub::new();

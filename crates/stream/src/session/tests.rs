@@ -82,8 +82,18 @@ fn reports_beyond_the_bounds_change_nothing() {
         take(&mut known, begun(0..1_001)),
         Err(ReportError::TooManyChanges)
     );
-    let mut long = begun(0..1);
-    long.begun[0].attachment = "x".repeat(MAX_TEXT_BYTES + 1);
-    assert_eq!(take(&mut known, long), Err(ReportError::LongText));
+    let longer: [(fn(&mut wire::Session, String), usize); 3] = [
+        (|session, text| session.namespace = text, MAX_NAME_BYTES),
+        (|session, text| session.attachment = text, MAX_NAME_BYTES),
+        (
+            |session, text| session.transport = text,
+            MAX_TRANSPORT_BYTES,
+        ),
+    ];
+    for (set, bound) in longer {
+        let mut long = begun(0..1);
+        set(&mut long.begun[0], "x".repeat(bound + 1));
+        assert_eq!(take(&mut known, long), Err(ReportError::LongText));
+    }
     assert_eq!(known, sessions(0..most));
 }
