@@ -41,7 +41,8 @@ attach_laptop() {
   check "HTTP over IPv4" sh -c "ip netns exec laptop curl -fsS --max-time 5 http://10.0.1.10/ | grep -q 'hello from the VPC'"
   check "HTTP over IPv6" sh -c "ip netns exec laptop curl -fsS --max-time 5 'http://[fd20:10:0:1::10]/' | grep -q 'hello from the VPC'"
   check "TCP 8080 is denied" sh -c "! ip netns exec laptop curl -sS --max-time 1 http://10.0.1.10:8080/"
-  check "and a gateway counts why: policy_denied" sh -c "[ \"$(drops policy_denied)\" -gt 0 ]"
+  denied_is_counted() { (( $(drops policy_denied) > 0 )); }
+  check "and a gateway counts why: policy_denied" until_true 3 denied_is_counted
   local sid
   for sid in d001 e001; do grep -m1 "> $BLOCK:1:$sid:: " "$work/underlay" | show; done
   check "on the wire: outer IPv6 to the SID, next header 4, no SRH" grep -q "> $BLOCK:1:d001:: next-header 4 .* | inner IPv4" "$work/underlay"

@@ -55,7 +55,7 @@ follow_sessions() {
 
 lead_to() { # POD: the gateway's locator leads there
   local node address
-  read -r node address < <(k -n production get pod "$1" -o jsonpath='{.spec.nodeName} {.status.podIPs[1].ip}' 2>/dev/null) && [[ $address ]] || return 1
+  read -r node address < <(k -n production get pod "$1" -o jsonpath='{.spec.nodeName} {.status.podIPs[1].ip}{"\n"}' 2>/dev/null) && [[ $address ]] || return 1
   ip -6 route replace "$BLOCK:3::/64" via "$(node_address "$node" 2)"
   ip -n "$(node_namespace "$node")" -6 route replace "$BLOCK:3::/64" via "$address"
   echo "$(date +%s.%N) $1" >> "$work/followed"

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use masque_srv6::{Family, KernelPlan, Route, RouteAction, Rule, SLOTS_MAX, TABLE_BASE};
+use masque_srv6::{Family, KernelPlan, Route, RouteAction, Rule, SLOTS_MAX, Sysctl, TABLE_BASE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::LinkMessage,
@@ -97,11 +97,7 @@ impl Kernel {
         let mut observed = Observed {
             links,
             tunnel_source: self.seg6().tunnel_source(),
-            sysctls: plan
-                .sysctls
-                .iter()
-                .filter_map(|s| Some((s.path.clone(), sysctl::read(&s.path)?)))
-                .collect(),
+            sysctls: self.observe_settings(plan)?,
             ..Observed::default()
         };
         for family in Family::BOTH {
@@ -109,6 +105,35 @@ impl Kernel {
             self.observe_rules(&mut observed, family)?;
         }
         Ok(observed)
+    }
+
+    /// What the settings of the plan say. One that keeps what router advertisements gave is left
+    /// out where it cannot be changed and there is nothing to keep: in pods, whose addresses and
+    /// routes come from a network plugin, `/proc/sys` is read-only.
+    fn observe_settings(
+        &self,
+        plan: &KernelPlan,
+    ) -> Result<BTreeMap<String, String>, NetlinkError> {
+        let keeps = |s: &Sysctl| s.only_from.is_some() && sysctl::is_read_only(&s.path);
+        let needless = plan.sysctls.iter().any(keeps) && !self.has_advertised_route()?;
+        let wanted = plan.sysctls.iter().filter(|s| !(needless && keeps(s)));
+        Ok(wanted
+            .filter_map(|s| Some((s.path.clone(), sysctl::read(&s.path)?)))
+            .collect())
+    }
+
+    /// Whether a router advertisement gave a route to this namespace.
+    fn has_advertised_route(&self) -> Result<bool, NetlinkError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = message::address_family(Family::Ipv6);
+        request.header.protocol = RouteProtocol::Ra;
+        let replies = self
+            .request(&RouteNetlinkMessage::GetRoute(request), DUMP)
+            .map_err(|e| NetlinkError::from_request(e, "IPv6", || "reading the routes".into()))?;
+        Ok(replies.iter().any(|reply| {
+            matches!(reply, RouteNetlinkMessage::NewRoute(route)
+                if route.header.protocol == RouteProtocol::Ra)
+        }))
     }
 
     fn observe_routes(

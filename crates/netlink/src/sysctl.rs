@@ -20,6 +20,12 @@ pub(crate) fn read(path: &str) -> Option<String> {
         .map(|text| text.trim().to_owned())
 }
 
+/// Whether the settings cannot be changed from here, as in a container without privileges.
+pub(crate) fn is_read_only(path: &str) -> bool {
+    let opened = file(path).map(|file| fs::OpenOptions::new().write(true).open(file));
+    matches!(opened, Some(Err(error)) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// Changes a setting.
 pub(crate) fn write(path: &str, value: &str) -> Result<(), NetlinkError> {
     let written = match file(path) {
