@@ -64,6 +64,17 @@ pub(crate) struct Given {
     pub(crate) failed: usize,
 }
 
+/// What was decided and is not written yet.
+pub(crate) struct Plan {
+    held: Held,
+    ledgers: BTreeMap<ObjectName, Ledger>,
+    /// The versions at which the ledgers were read.
+    versions: BTreeMap<ObjectName, String>,
+    /// Ledgers that cannot be read.
+    unusable: BTreeSet<ObjectName>,
+    writes: BTreeMap<ObjectName, AddressWrite>,
+}
+
 impl Addresses {
     /// Nothing is known yet of who held what.
     pub(crate) fn new(writer: Writer) -> Self {
@@ -73,8 +84,8 @@ impl Addresses {
         }
     }
 
-    /// Fills in the addresses in force, and writes those to give next.
-    pub(crate) async fn round(&mut self, snapshots: &mut [Snapshot], view: &View) -> Given {
+    /// Fills in the addresses in force, and decides which to give next.
+    pub(crate) fn decide(&self, snapshots: &mut [Snapshot]) -> (Given, Plan) {
         let held = self.held();
         let (mut ledgers, versions, unusable) = self.ledgers(snapshots);
         for snapshot in snapshots.iter() {
@@ -88,28 +99,40 @@ impl Addresses {
             }
         }
         let assigned = ipam::assign(snapshots, &held, &self.before, &ledgers, now_unix_s());
-        let mut given = Given {
+        let given = Given {
             outcomes: assigned.outcomes,
             ..Given::default()
         };
+        let plan = Plan {
+            held,
+            ledgers: assigned.ledgers,
+            versions,
+            unusable,
+            writes: assigned.writes,
+        };
+        (given, plan)
+    }
+
+    /// Writes what was decided.
+    pub(crate) async fn give(&mut self, plan: Plan, view: &View, given: &mut Given) {
         let mut written = BTreeSet::new();
-        let wanted = assigned.ledgers.len();
-        for (point, ledger) in assigned.ledgers {
-            if !unusable.contains(&point)
+        let wanted = plan.ledgers.len();
+        for (point, ledger) in plan.ledgers {
+            if !plan.unusable.contains(&point)
                 && self
-                    .write_ledger(&point, &ledger, versions.get(&point), view)
+                    .write_ledger(&point, &ledger, plan.versions.get(&point), view)
                     .await
             {
                 written.insert(point);
             }
         }
         if written.len() == wanted {
-            self.before = held;
+            self.before = plan.held;
         } else {
             given.failed += wanted - written.len();
         }
         let ready = |write: &AddressWrite| write.after.iter().all(|point| written.contains(point));
-        let writes: Vec<_> = assigned
+        let writes: Vec<_> = plan
             .writes
             .into_iter()
             .filter(|(_, write)| ready(write))
@@ -135,7 +158,6 @@ impl Addresses {
             given.again = Some(given.again.map_or(soon, |at| at.min(soon)));
             given.fresh.extend(waiting);
         }
-        given
     }
 
     /// What every attachment holds, also those that are being deleted. One that cannot be read now
@@ -143,7 +165,9 @@ impl Addresses {
     fn held(&self) -> Held {
         let index = self.writer.index.lock();
         let readable = index.attachments.read().map(|(_, object)| &**object);
-        let mut held = Held::new(readable, self.before.seen_version);
+        // The newest attachment may be deleted by now, and a ledger be as new as it was.
+        let seen = self.before.seen_version.max(index.attachments_as_of);
+        let mut held = Held::new(readable, seen);
         for (name, _, _) in index.attachments.unreadable() {
             if let Some(holder) = self.before.holders.get(name) {
                 held.holders.insert(name.clone(), holder.clone());

@@ -233,12 +233,7 @@ impl Reconciler {
         self.step("compile", begun);
 
         let begun = Instant::now();
-        let given = self.addresses.round(&mut snapshots, &view).await;
-        left.again(given.again);
-        left.waiting += given.failed;
-        self.step("addresses", begun);
-
-        let begun = Instant::now();
+        let (mut given, plan) = self.addresses.decide(&mut snapshots);
         problems.extend(self.publish(snapshots, &view));
         self.step("publish", begun);
 
@@ -246,6 +241,13 @@ impl Reconciler {
         let refused = self.children(&view, &nodes, &mut left).await;
         fingerprints.extend(self.certificates.fingerprints().clone());
         self.step("children", begun);
+
+        // What is given now is in force in the next pass, so that an edit need not wait for it.
+        let begun = Instant::now();
+        self.addresses.give(plan, &view, &mut given).await;
+        left.again(given.again);
+        left.waiting += given.failed;
+        self.step("addresses", begun);
 
         let begun = Instant::now();
         self.acks(began, reports).await;

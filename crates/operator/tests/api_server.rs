@@ -119,7 +119,11 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
         "Connected"
     );
 
-    // At rest nothing is written.
+    // At rest nothing is written, once nothing waits for its turn either.
+    eventually("nothing waits", async || {
+        operator.metric("masque_operator_workqueue_depth").await == 0.0
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = operator.writes().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -194,6 +198,20 @@ async fn children_follow_the_spec_and_come_back() {
     lab.close().await;
 }
 
+/// Asked to end, an operator gives the Lease back at once.
+async fn gives_the_lease_back(lab: &Lab, second: lab::Operator, stream: u16) {
+    let third = lab.operator("c", stream);
+    eventually("the next is ready", async || {
+        third.metric("masque_operator_crd").await == 0.0
+    })
+    .await;
+    assert!(second.stop().success());
+    within(Duration::from_secs(5), "the next leads", async || {
+        third.metric("masque_operator_leader").await == 1.0
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_dies_is_followed_by_the_standby() {
     let Some(lab) = Lab::open().await else { return };
@@ -261,17 +279,7 @@ async fn a_leader_that_dies_is_followed_by_the_standby() {
     let status = lab.get(POINT, "edge").await["status"]["snapshot"].clone();
     assert_eq!(status["version"], json!(received.snapshot.version));
 
-    // Asked to end, it gives the Lease back at once.
-    let third = lab.operator("c", stream);
-    eventually("the next is ready", async || {
-        third.metric("masque_operator_crd").await == 0.0
-    })
-    .await;
-    assert!(second.stop().success());
-    within(Duration::from_secs(5), "the next leads", async || {
-        third.metric("masque_operator_leader").await == 1.0
-    })
-    .await;
+    gives_the_lease_back(&lab, second, stream).await;
     lab.close().await;
 }
 
