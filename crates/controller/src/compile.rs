@@ -156,12 +156,13 @@ impl Compiler<'_> {
             if report.failed() {
                 continue;
             }
-            if !self.resources.vpcs.is_empty() && !self.resources.vpcs.contains(&draft.snapshot.vpc)
+            if let Some(vpcs) = &self.resources.vpcs
+                && !vpcs.contains(&draft.snapshot.vpc)
             {
                 let message = format_args!("there is no VPC {}", draft.snapshot.vpc);
                 let hint = connectors::meant(
                     &draft.snapshot.vpc,
-                    self.resources.vpcs.iter(),
+                    vpcs.iter(),
                     "add it, or correct the name",
                 );
                 report.warn("spec.vpcRef.name", Reason::VPCNotFound, message, hint);

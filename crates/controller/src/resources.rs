@@ -29,9 +29,9 @@ pub struct Resources {
     pub connectors: Vec<Sourced<Connector>>,
     /// Secrets, by name.
     pub secrets: BTreeMap<ObjectName, Secret>,
-    /// Names of VPCs. When empty, nobody knows which VPCs there are and every name is taken as
+    /// Names of VPCs. When absent, nobody knows which VPCs there are and every name is taken as
     /// good.
-    pub vpcs: BTreeSet<ObjectName>,
+    pub vpcs: Option<BTreeSet<ObjectName>>,
     /// Objects that exist but could not be read. Where they were in force before, they stay so.
     pub unreadable: BTreeSet<(Kind, ObjectName)>,
     /// Some text could not be read as any object, so that an object that is not here may still

@@ -41,7 +41,7 @@ pub(crate) type Nodes = BTreeMap<String, Vec<IpAddr>>;
 pub(crate) struct Lookups {
     client: Client,
     namespace: Option<String>,
-    vpcs: BTreeSet<ObjectName>,
+    vpcs: Option<BTreeSet<ObjectName>>,
     vpcs_until: Option<Instant>,
     nodes: Nodes,
     nodes_until: Option<Instant>,
@@ -53,16 +53,19 @@ impl Lookups {
         Self {
             client,
             namespace,
-            vpcs: BTreeSet::new(),
+            vpcs: None,
             vpcs_until: None,
             nodes: Nodes::new(),
             nodes_until: None,
         }
     }
 
-    /// The VPCs there are; empty when that is not known, because the kind is not served or may not
+    /// The VPCs there are; nothing when that is not known, because the kind is not served or may not
     /// be read.
-    pub(crate) async fn vpcs(&mut self, points: &[Arc<VPCIngressPoint>]) -> &BTreeSet<ObjectName> {
+    pub(crate) async fn vpcs(
+        &mut self,
+        points: &[Arc<VPCIngressPoint>],
+    ) -> &Option<BTreeSet<ObjectName>> {
         let kinds: BTreeSet<_> = points
             .iter()
             .map(|point| (&point.spec.vpc_ref.group, &point.spec.vpc_ref.kind))
@@ -70,7 +73,7 @@ impl Lookups {
         let mut kinds = kinds.into_iter();
         // With two kinds of VPC a name alone does not say whether it is there.
         let (Some((group, kind)), None) = (kinds.next(), kinds.next()) else {
-            self.vpcs.clear();
+            self.vpcs = None;
             return &self.vpcs;
         };
         if due(self.vpcs_until) {
@@ -78,13 +81,13 @@ impl Lookups {
                 Ok(vpcs) => vpcs,
                 Err(error) => {
                     tracing::debug!(%error, group, kind, "VPCs cannot be listed: every name is taken as good");
-                    BTreeSet::new()
+                    None
                 }
             };
-            let unresolved = points
-                .iter()
-                .any(|point| !self.vpcs.contains(&vpc_of(point)));
-            let anxious = unresolved && !self.vpcs.is_empty();
+            let anxious = self.vpcs.as_ref().is_some_and(|vpcs| {
+                let mut names = points.iter().map(|point| vpc_of(point));
+                names.any(|name| !vpcs.contains(&name))
+            });
             self.vpcs_until = Some(Instant::now() + if anxious { ANXIOUS } else { FRESH });
         }
         &self.vpcs
@@ -114,14 +117,18 @@ impl Lookups {
         self.vpcs_until.into_iter().chain(self.nodes_until).min()
     }
 
-    async fn list_vpcs(&self, group: &str, kind: &str) -> Result<BTreeSet<ObjectName>, CallError> {
+    async fn list_vpcs(
+        &self,
+        group: &str,
+        kind: &str,
+    ) -> Result<Option<BTreeSet<ObjectName>>, CallError> {
         let group = call(discovery::group(&self.client, group)).await?;
         let mut vpcs = BTreeSet::new();
         let Some((resource, capabilities)) = group.recommended_kind(kind) else {
-            return Ok(vpcs);
+            return Ok(None);
         };
         if capabilities.scope == Scope::Cluster {
-            return Ok(vpcs);
+            return Ok(None);
         }
         let api: Api<DynamicObject> = match &self.namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
@@ -132,11 +139,11 @@ impl Lookups {
             let page = call(api.list_metadata(&params)).await?;
             vpcs.extend(page.items.iter().map(|vpc| name_of(&vpc.metadata)));
             if vpcs.len() > MAX_VPCS {
-                return Ok(BTreeSet::new());
+                return Ok(None);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(vpcs),
+                None => return Ok(Some(vpcs)),
             }
         }
     }

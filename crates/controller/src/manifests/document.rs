@@ -165,7 +165,8 @@ impl Reader<'_> {
                 resources.secrets.insert(named.object.name.clone(), secret);
             }),
             Kind::Vpc => {
-                resources.vpcs.insert(named.object.name.clone());
+                let vpcs = resources.vpcs.get_or_insert_default();
+                vpcs.insert(named.object.name.clone());
                 Ok(())
             }
         };

@@ -206,6 +206,18 @@ fn references_of_an_attachment() {
     assert_eq!(is, Reason::VPCNotFound, "{hint}");
 }
 
+#[test]
+fn where_there_is_no_vpc_at_all_every_name_is_wrong() {
+    let text = point("prod", 1, "");
+    let mut resources = parse(&[("test.yaml".to_owned(), text)]).resources;
+    let reasons =
+        |resources: &Resources| reasons(&compile(resources, NOW, &Options::default(), &[]));
+    // A folder without VPCs, or a cluster that does not serve them: nobody knows.
+    assert_eq!(reasons(&resources), []);
+    resources.vpcs = Some(BTreeSet::new());
+    assert_eq!(reasons(&resources), [Reason::VPCNotFound]);
+}
+
 /// Status has places for the addresses of so many.
 #[test]
 fn an_attachment_has_a_bounded_number_of_ingress_points() {
