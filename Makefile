@@ -2,13 +2,16 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help build demo test lint bench bench-operator conformance crds chart-test fuzz clean
+.PHONY: help build demo cluster-demo test lint bench bench-operator conformance crds chart-test fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## build masque-gateway and datum-connect (release)
 	$(CARGO) build --release -p masque-gateway -p datum-connect
+
+cluster-demo: ## helm install to packets, on a real Kubernetes of two nodes on this machine; root
+	@scripts/cluster-demo
 
 demo: ## two VPCs, two clients, real SRv6, on this machine; root or ordinary user
 	@scripts/demo

@@ -20,18 +20,38 @@ register() { # WHO ATTACHMENT: its key reaches the cluster; a key is in a status
   k apply --server-side --force-conflicts -f "$work/$1.yaml" && k apply --server-side --force-conflicts --subresource=status -f "$work/$1.yaml"
 }
 
+# The kubeconfig of a person with no rights but those of the example's role, as it is on a laptop: the API server by its address on
+# the nodes' segment.
+laptop_kubeconfig() {
+  local server local_server port
+  in_production create serviceaccount developer && in_production create rolebinding developer --role=masque-attach --serviceaccount=production:developer &&
+    in_production create rolebinding developer-self --role=masque-attach-self --serviceaccount=production:developer || return 1
+  local_server=$(sed -n 's/.*"server":"https:\/\/\([^"]*\)".*/\1/p' "$kubeconfig") port=${local_server##*:}
+  server=$(ip -4 -o addr show dev "$(node_namespace node-1 | cut -d - -f 1)" | awk '{sub("/.*", "", $4); print $4}')
+  echo 1 > /proc/sys/net/ipv4/conf/laptop/route_localnet
+  nft -f - <<NFT || return 1
+table ip laptop {
+  chain arriving {
+    type nat hook prerouting priority dstnat
+    iifname "laptop" ip daddr $server tcp dport $port dnat to 127.0.0.1:$port
+  }
+}
+NFT
+  sed "s/$local_server/$server:$port/" "$(scripts/kube.sh kubeconfig --as production/developer)" > "$work/laptop.kubeconfig"
+}
+
 attach_laptop() {
-  part "datum-connect attach"
-  check "the laptop's key is in the cluster" register laptop
-  check "its attachment is Ready, with an address" until_true 20 is_true cna/laptop-production Programmed
-  gateway=$(in_production get vpcip production -o jsonpath='{.status.endpoints[0].uri}')
-  in_production get configmap production-masque-gateway-ca -o jsonpath='{.data.ca\.crt}' > "$work/ca.crt"
-  follow_sessions & 
+  part "datum-connect attach --vpc production-vpc --kubeconfig …"
+  check "a person with the rights of examples/kubernetes/small/roles.yaml" laptop_kubeconfig
+  connect laptop key --name laptop --namespace production > "$work/laptop.yaml" 2> "$work/laptop.key"
+  follow_sessions &
   ip netns exec laptop "$DEMO_BIN/datum-connect" --config-dir "$work/laptop" --state-dir "$work/laptop" attach \
-    --vpc production-vpc --gateway "$gateway" --ca "$work/ca.crt" > "$work/attach.log" 2>&1 &
+    --vpc production-vpc --kubeconfig "$work/laptop.kubeconfig" --namespace production > "$work/attach.log" 2>&1 &
   up() { ip -n laptop -o addr show | grep -q 10.0.100.; }
   if until_true 15 up; then show < "$work/attach.log"; yes "the laptop is in production-vpc"
   else no "the laptop attaches"; show < "$work/attach.log"; in_production describe cna | tail -n 30 | show; exit 1; fi
+  gateway=$(in_production get vpcip production -o jsonpath='{.status.endpoints[0].uri}')
+  in_production get configmap production-masque-gateway-ca -o jsonpath='{.data.ca\.crt}' > "$work/ca.crt"
   check "the fabric leads to the pod that serves it" until_true 10 test -s "$work/followed"
 
   part "Into the VPC, both families"
@@ -41,8 +61,8 @@ attach_laptop() {
   check "HTTP over IPv4" sh -c "ip netns exec laptop curl -fsS --max-time 5 http://10.0.1.10/ | grep -q 'hello from the VPC'"
   check "HTTP over IPv6" sh -c "ip netns exec laptop curl -fsS --max-time 5 'http://[fd20:10:0:1::10]/' | grep -q 'hello from the VPC'"
   check "TCP 8080 is denied" sh -c "! ip netns exec laptop curl -sS --max-time 1 http://10.0.1.10:8080/"
-  denied_is_counted() { (( $(drops policy_denied) > 0 )); }
-  check "and a gateway counts why: policy_denied" until_true 3 denied_is_counted
+  denied_is_counted() { (( $(drops policy_not_allowed) > 0 )); }
+  check "and a gateway counts why: policy_not_allowed" until_true 3 denied_is_counted
   local sid
   for sid in d001 e001; do grep -m1 "> $BLOCK:1:$sid:: " "$work/underlay" | show; done
   check "on the wire: outer IPv6 to the SID, next header 4, no SRH" grep -q "> $BLOCK:1:d001:: next-header 4 .* | inner IPv4" "$work/underlay"
