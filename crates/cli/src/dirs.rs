@@ -42,6 +42,15 @@ impl Dirs {
         flag.map_or_else(|| self.config.join("key.pem"), Path::to_owned)
     }
 
+    /// The key of the user who called sudo, where root has none: they have made it as themselves.
+    pub(crate) fn callers_key(&self) -> Option<PathBuf> {
+        if !nix::unistd::geteuid().is_root() || self.key_file(None).exists() {
+            return None;
+        }
+        let key = key_of(&env::var("SUDO_USER").ok()?, &home_of)?;
+        key.exists().then_some(key)
+    }
+
     /// Makes the folder of the control sockets, mode 0700, and refuses one of somebody else: in a
     /// shared place such as /tmp another user could have made it first.
     pub(crate) fn make_state(&self) -> Result<(), Failure> {
@@ -76,6 +85,16 @@ impl Dirs {
             "name another: `--state-dir DIR`",
         ))
     }
+}
+
+/// The home folder of a user of this machine.
+pub(crate) fn home_of(user: &str) -> Option<PathBuf> {
+    Some(nix::unistd::User::from_name(user).ok()??.dir)
+}
+
+/// Where a user keeps the key. Their environment is not ours, so that XDG_CONFIG_HOME is unknown.
+fn key_of(user: &str, home_of: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    Some(home_of(user)?.join(".config").join(NAME).join("key.pem"))
 }
 
 /// An environment variable that holds an absolute path; the XDG specification tells to ignore
@@ -117,6 +136,14 @@ mod tests {
                 .find(|(n, _)| *n == name)
                 .map(|(_, path)| PathBuf::from(path))
         }
+    }
+
+    #[test]
+    fn sudo_knows_where_its_caller_keeps_the_key() {
+        let home_of = |user: &str| (user == "ada").then(|| PathBuf::from("/home/ada"));
+        let key = Path::new("/home/ada/.config/datum-connect/key.pem");
+        assert_eq!(key_of("ada", &home_of).as_deref(), Some(key));
+        assert_eq!(key_of("eve", &home_of), None);
     }
 
     #[test]

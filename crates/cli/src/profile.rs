@@ -16,6 +16,8 @@ use crate::{
     failure::{Exit, Failure},
 };
 
+/// Beside the key.
+const CONNECTOR_FILE: &str = "connector.json";
 /// A profile is a few hundred bytes.
 const PROFILE_MAX_BYTES: u64 = 64 * 1024;
 
@@ -159,12 +161,21 @@ impl From<&TunnelArgs> for Profile {
 impl ConnectorSettings {
     /// What is kept; empty when nothing is.
     pub(crate) fn load(dirs: &Dirs) -> Result<Self, Failure> {
-        load(&dirs.config.join("connector.json"))
+        load(&dirs.config.join(CONNECTOR_FILE))
+    }
+
+    /// What is kept beside a key of another folder, say by the user who called sudo, else here.
+    pub(crate) fn of_key(dirs: &Dirs, key: &Path) -> Result<Self, Failure> {
+        let beside = key.with_file_name(CONNECTOR_FILE);
+        match beside.exists() {
+            true => load(&beside),
+            false => Self::load(dirs),
+        }
     }
 
     /// Keeps it.
     pub(crate) fn save(&self, dirs: &Dirs) -> Result<(), Failure> {
-        save(&dirs.config.join("connector.json"), self)
+        save(&dirs.config.join(CONNECTOR_FILE), self)
     }
 
     /// The Connector's name: what was set, else this machine's.
@@ -284,6 +295,20 @@ mod tests {
         // Remembered, and read again, without a file beside it.
         let again = Profile::from(&profile.complete(&TunnelArgs::default()).unwrap());
         assert_eq!(again, profile);
+    }
+
+    #[test]
+    fn the_connectors_name_is_kept_beside_its_key() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let named = |name: &str| ConnectorSettings {
+            name: Some(name.to_owned()),
+        };
+        named("root").save(&dirs(&ours)).unwrap();
+        let key = theirs.path().join("key.pem");
+        let found = || ConnectorSettings::of_key(&dirs(&ours), &key).unwrap();
+        assert_eq!(found(), named("root"));
+        named("laptop").save(&dirs(&theirs)).unwrap();
+        assert_eq!(found(), named("laptop"));
     }
 
     #[test]

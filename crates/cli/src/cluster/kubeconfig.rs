@@ -11,7 +11,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    dirs::home_of,
+    failure::{Exit, Failure},
+};
 
 /// An API server that does not take a connection for this long is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +65,7 @@ impl Surroundings<'_> {
 pub(crate) async fn load(named: Option<&Path>, context: Option<&str>) -> Result<Config, Failure> {
     let surroundings = Surroundings {
         variable: &|name| std::env::var_os(name),
-        home_of: &|user| Some(nix::unistd::User::from_name(user).ok()??.dir),
+        home_of: &home_of,
         exists: &|path| path.exists(),
         is_root: nix::unistd::geteuid().is_root(),
     };

@@ -44,8 +44,9 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     } else {
         Profile::load(dirs, &vpc)?
     };
-    let mut tunnel = profile.complete(&args.tunnel)?;
-    let mut connector = ConnectorSettings::load(dirs)?.connector();
+    let mut tunnel = complete(&profile, args, dirs)?;
+    let key = dirs.key_file(tunnel.key.as_deref());
+    let mut connector = ConnectorSettings::of_key(dirs, &key)?.connector();
     let in_cluster = args.cluster.kubeconfig.is_some();
     if !in_cluster {
         // Told before anything is made.
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     if in_cluster {
         let found = ask_cluster(args, &vpc, &tunnel, &connector, dirs)?;
         profile.follow(&found);
-        tunnel = profile.complete(&args.tunnel)?;
+        tunnel = complete(&profile, args, dirs)?;
         connector = found.connector;
     }
     let config = AttachConfig {
@@ -94,6 +95,13 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
         Session::with_device(&config, progress, args, note)?
     };
     session.run(&vpc, dirs, signals)
+}
+
+/// What was typed and remembered, and whose key it is.
+fn complete(profile: &Profile, args: &AttachArgs, dirs: &Dirs) -> Result<TunnelArgs, Failure> {
+    let mut tunnel = profile.complete(&args.tunnel)?;
+    tunnel.key = tunnel.key.or_else(|| dirs.callers_key());
+    Ok(tunnel)
 }
 
 /// Has this machine let in by a cluster, which says where its gateway is.
