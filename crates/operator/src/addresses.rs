@@ -30,7 +30,6 @@ use crate::{
     client::{CallError, call},
     index::{Index, name_of},
     kinds::ChildKind,
-    status_writer::ROUND,
     view::View,
     watches::seen,
     writer::Writer,
@@ -113,8 +112,14 @@ impl Addresses {
         (given, plan)
     }
 
-    /// Writes what was decided.
-    pub(crate) async fn give(&mut self, plan: Plan, view: &View, given: &mut Given) {
+    /// Writes what was decided. No write of an address begins after `budget`.
+    pub(crate) async fn give(
+        &mut self,
+        plan: Plan,
+        budget: Duration,
+        view: &View,
+        given: &mut Given,
+    ) {
         let mut written = BTreeSet::new();
         let wanted = plan.ledgers.len();
         for (point, ledger) in plan.ledgers {
@@ -138,7 +143,7 @@ impl Addresses {
             .filter(|(_, write)| ready(write))
             .collect();
         let wanted = writes.len();
-        let (done, later) = self.write_addresses(writes).await;
+        let (done, later) = self.write_addresses(writes, budget).await;
         given.failed += wanted - done.len() - later.len();
         if given.failed > 0 {
             given.again = Some(Instant::now() + RETRY);
@@ -279,9 +284,10 @@ impl Addresses {
     async fn write_addresses(
         &self,
         writes: Vec<(ObjectName, AddressWrite)>,
+        budget: Duration,
     ) -> (BTreeSet<ObjectName>, BTreeSet<ObjectName>) {
         let written = Mutex::new((BTreeSet::new(), BTreeSet::new()));
-        let until = Instant::now() + ROUND;
+        let until = Instant::now() + budget;
         futures_util::stream::iter(writes)
             .for_each_concurrent(CONCURRENT, |(name, write)| {
                 let done = &written;

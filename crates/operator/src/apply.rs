@@ -10,7 +10,7 @@ use std::{
 use futures_util::StreamExt as _;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions},
 };
 use masque_model::ObjectName;
 use serde_json::Value;
@@ -26,6 +26,9 @@ use crate::{
 
 /// The field manager of children.
 pub(crate) const CHILDREN_MANAGER: &str = "masque-operator/children";
+
+/// The field manager that keeps the number of pods while an autoscaler takes over.
+const HANDOVER_MANAGER: &str = "masque-operator/handover";
 
 /// Writes under way at one time.
 const CONCURRENT: usize = 16;
@@ -185,7 +188,7 @@ impl Applier {
             known.retry = Retry::default();
         }
         known.desired = child.hash;
-        match self.write(child).await {
+        match self.write(family, child).await {
             Ok(object) => {
                 known.fingerprint = fingerprint(&object, &child.object);
                 known.version = object.resource_version();
@@ -240,10 +243,54 @@ impl Applier {
         true
     }
 
-    async fn write(&self, child: &Child) -> Result<DynamicObject, CallError> {
-        let params = PatchParams::apply(CHILDREN_MANAGER).force();
+    async fn write(&self, family: &Family, child: &Child) -> Result<DynamicObject, CallError> {
         let api = self.api(child.kind, &child.name.namespace);
+        let seen = self
+            .writer
+            .index
+            .lock()
+            .child(child.kind, &child.name)
+            .cloned();
+        match seen {
+            Some(live) => self.hand_over(&api, &live, child).await?,
+            // The watch shows what has our labels; anything else of that name is not ours to take.
+            None => {
+                let there = call(api.get_metadata_opt(&child.name.name)).await?;
+                if there.is_some_and(|there| !controlled_by(&there.metadata, &family.uid)) {
+                    return Err(CallError::Taken);
+                }
+            }
+        }
+        let params = PatchParams::apply(CHILDREN_MANAGER).force();
         call(api.patch(&child.name.name, &params, &Patch::Apply(&child.object))).await
+    }
+
+    /// Before the first apply without `replicas`, another manager takes the number there is:
+    /// server-side apply removes a field that its only manager leaves out, the API server would put
+    /// 1 in its place, and all pods but one would go before the autoscaler looks for the first time.
+    /// The autoscaler then takes the field by its own writes.
+    async fn hand_over(
+        &self,
+        api: &Api<DynamicObject>,
+        live: &DynamicObject,
+        child: &Child,
+    ) -> Result<(), CallError> {
+        let autoscaled = child.object.pointer("/spec/replicas").is_none();
+        let replicas = live.data.pointer("/spec/replicas").filter(|_| autoscaled);
+        let Some(replicas) = replicas.filter(|_| child.kind == ChildKind::Deployment) else {
+            return Ok(());
+        };
+        let resource = child.kind.resource();
+        let patch = serde_json::json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            // Of a number that is not the present one, the API server says 409.
+            "metadata": {"name": child.name.name, "resourceVersion": live.resource_version()},
+            "spec": {"replicas": replicas},
+        });
+        let params = PatchParams::apply(HANDOVER_MANAGER).force();
+        call(api.patch(&child.name.name, &params, &Patch::Apply(&patch))).await?;
+        Ok(())
     }
 
     /// Children of this family's ingress point that nobody wants any more.
@@ -264,7 +311,7 @@ impl Applier {
                     .any(|child| child.kind == kind && child.name == *name);
                 if !wanted
                     && !is_ledger(&family.point, kind, name)
-                    && owned_by(object, &family.uid)
+                    && controlled_by(&object.metadata, &family.uid)
                     && object.metadata.deletion_timestamp.is_none()
                 {
                     orphans.push((kind, object.clone()));
@@ -335,12 +382,8 @@ pub(crate) fn outcome(error: &CallError) -> &'static str {
     }
 }
 
-fn owned_by(object: &DynamicObject, uid: &str) -> bool {
-    let owners = object
-        .metadata
-        .owner_references
-        .as_deref()
-        .unwrap_or_default();
+fn controlled_by(metadata: &ObjectMeta, uid: &str) -> bool {
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
     owners
         .iter()
         .any(|owner| owner.uid == uid && owner.controller == Some(true))

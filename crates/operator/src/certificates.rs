@@ -35,13 +35,15 @@ use crate::{
     fingerprints::{Fingerprints, fingerprint},
     index::name_of,
     lookups::Nodes,
+    retry::jittered,
 };
 
 /// The Secret of the CA.
 pub(crate) const CA_SECRET: &str = "masque-operator-ca";
 
-/// Secrets that were found current are read again after this long: somebody may have deleted them.
-const FRESH: Duration = Duration::from_secs(300);
+/// Secrets that were found current are read again after about this long: somebody may have deleted
+/// them, and no new pod would start. A watch would need the right to read every Secret there is.
+const FRESH: Duration = Duration::from_secs(20);
 
 /// A Secret that could not be read or written is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
@@ -77,11 +79,21 @@ pub(crate) struct Certificates {
     version: Option<String>,
     server_names: Vec<String>,
     tls: ServerTls,
-    /// Secrets that were current, by name, and until when they are taken so. With what they were
-    /// issued for: the CA and the names.
-    known: BTreeMap<ObjectName, (String, Instant)>,
+    known: BTreeMap<ObjectName, Known>,
     /// Fingerprints of the certificates in these Secrets.
     fingerprints: Fingerprints,
+    /// How many Secrets were looked at, to spread the next looks.
+    looks: u64,
+}
+
+/// What the last look at a Secret came to.
+struct Known {
+    /// What it was wanted for: the CA and the names.
+    state: String,
+    /// Until when this is taken as true.
+    until: Instant,
+    /// Why it is not as it should be.
+    failure: Option<String>,
 }
 
 /// One Secret that there should be.
@@ -125,6 +137,7 @@ impl Certificates {
             server_names,
             known: BTreeMap::new(),
             fingerprints: Fingerprints::new(),
+            looks: 0,
         })
     }
 
@@ -186,6 +199,11 @@ impl Certificates {
         Ok(())
     }
 
+    /// When the CA ends, in seconds since 1970.
+    pub(crate) fn expires_s(&self) -> i64 {
+        i64::try_from(self.authority.expires_unix_s()).unwrap_or(i64::MAX)
+    }
+
     /// The ConfigMap with the CA for clients.
     pub(crate) fn client_ca(&self, point: &VPCIngressPoint) -> ConfigMap {
         let name = point.metadata.name.as_deref().unwrap_or_default();
@@ -196,17 +214,15 @@ impl Certificates {
         }
     }
 
-    /// Makes the Secrets of one ingress point current.
-    ///
-    /// # Errors
-    /// What could not be done, and when to try again.
+    /// Makes the Secrets of one ingress point current; what could not be done, and when to look
+    /// again.
     pub(crate) async fn ensure(
         &mut self,
         point: &VPCIngressPoint,
         hosts: &BTreeSet<String>,
-    ) -> Result<(), (String, Instant)> {
+    ) -> (Option<String>, Instant) {
         let point_name = name_of(&point.metadata);
-        let mut failed = Ok(());
+        let (mut failure, mut again) = (None, Instant::now() + FRESH * 2);
         for wanted in wanted(&point_name, hosts) {
             let key = ObjectName::new(&point_name.namespace, &wanted.name);
             let state = format!(
@@ -215,27 +231,45 @@ impl Certificates {
                 wanted.subject,
                 point.metadata.uid
             );
-            let now = Instant::now();
-            if let Some((known, until)) = self.known.get(&key)
-                && *known == state
-                && *until > now
-            {
-                continue;
+            let known = self.known.get(&key);
+            if !known.is_some_and(|it| it.state == state && it.until > Instant::now()) {
+                let known = self.look(point, &wanted, &key, state).await;
+                self.known.insert(key.clone(), known);
             }
-            match self.one(point, &wanted).await {
-                Ok(shown) => {
-                    self.fingerprints
-                        .extend(shown.map(|shown| (key.clone(), shown)));
-                    self.known.insert(key, (state, now + FRESH));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, secret = %key, "a certificate could not be issued");
-                    let why = format!("Secret {}: {error}", wanted.name);
-                    failed = Err((why, now + RETRY));
-                }
+            if let Some(known) = self.known.get(&key) {
+                again = again.min(known.until);
+                failure = failure.or_else(|| known.failure.clone());
             }
         }
-        failed
+        (failure, again)
+    }
+
+    /// Looks at one Secret, and issues it when it is not current.
+    async fn look(
+        &mut self,
+        point: &VPCIngressPoint,
+        wanted: &Wanted,
+        key: &ObjectName,
+        state: String,
+    ) -> Known {
+        let (failure, pause) = match self.one(point, wanted).await {
+            Ok(shown) => {
+                let shown = shown.map(|shown| (key.clone(), shown));
+                self.fingerprints.extend(shown);
+                self.looks += 1;
+                // Those that were issued together are looked at apart.
+                (None, jittered(FRESH, self.looks))
+            }
+            Err(error) => {
+                tracing::warn!(%error, secret = %key, "a certificate could not be issued");
+                (Some(format!("Secret {}: {error}", wanted.name)), RETRY)
+            }
+        };
+        Known {
+            state,
+            until: Instant::now() + pause,
+            failure,
+        }
     }
 
     /// Forgets Secrets of ingress points that are gone.
@@ -282,6 +316,9 @@ impl Certificates {
                     .iter()
                     .flatten()
                     .any(|owner| Some(&owner.uid) == point.metadata.uid.as_ref());
+                if !owned && !has_our_label(&secret) {
+                    return Err(CallError::Taken.into());
+                }
                 if owned
                     && text(&secret, CA_CRT) == bundle
                     && self.authority.is_current(&issued, &wanted.subject, now)
@@ -312,6 +349,13 @@ impl Certificates {
         call(api.patch(&wanted.name, &params, &Patch::Apply(&secret))).await?;
         Ok(shown)
     }
+}
+
+/// Whether an operator issued it, perhaps for a former ingress point of that name.
+fn has_our_label(secret: &Secret) -> bool {
+    let labels = secret.metadata.labels.as_ref();
+    let by = labels.and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
+    by.is_some_and(|by| by == OPERATOR_NAME)
 }
 
 /// The Secrets of one ingress point.

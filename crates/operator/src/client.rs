@@ -24,6 +24,12 @@ pub(crate) enum CallError {
     /// No answer; whether it was done is not known.
     #[error("the API server gave no answer for {} s", CALL_TIMEOUT.as_secs())]
     Timeout,
+    /// Somebody else's object has the name that ours would have.
+    #[error(
+        "somebody else made an object of this name, and it stays as it is; delete it, or name the \
+         VPCIngressPoint otherwise"
+    )]
+    Taken,
 }
 
 impl CallError {
@@ -38,7 +44,7 @@ impl CallError {
     /// Whether the same call could succeed later without a change of what was sent.
     pub(crate) fn is_transient(&self) -> bool {
         match self.code() {
-            None => true,
+            None => !matches!(self, Self::Taken),
             Some(code) => matches!(code, 404 | 408 | 409 | 410 | 429 | 500..),
         }
     }

@@ -161,6 +161,9 @@ pub(crate) struct Index {
     pub(crate) points: Shelf<VPCIngressPoint>,
     /// ConnectorAttachments.
     pub(crate) attachments: Shelf<ConnectorAttachment>,
+    /// The `resourceVersion` of a list of all attachments that is part of these: what was deleted
+    /// before it was seen to be gone.
+    pub(crate) attachments_as_of: u64,
     /// VPCAccessPolicies.
     pub(crate) policies: Shelf<VPCAccessPolicy>,
     /// Connectors.

@@ -40,6 +40,7 @@ pub(crate) async fn term(
         }
         tokio::time::sleep(BEGIN_EVERY).await;
     };
+    metrics.ca_expiry.set(certificates.expires_s());
     let hub = Hub::new();
     // Dropping the sender stops the server, also when this future is dropped.
     let (_serving, ended) = watch::channel(());
@@ -57,7 +58,8 @@ pub(crate) async fn term(
     });
     tokio::select! {
         () = reconciler.run() => {}
-        () = server => {}
+        // It may end at once the next time as well.
+        () = server => tokio::time::sleep(BEGIN_EVERY).await,
     }
 }
 
@@ -99,6 +101,10 @@ async fn refresh(cli: &Cli, client: &Client, index: &SharedIndex) -> Result<(), 
         for object in page.items {
             index.attachments.put(watches::seen(object));
         }
+        // Every page is of the first one's moment.
+        let version = page.metadata.resource_version.as_deref();
+        let version = version.and_then(|text| text.parse().ok()).unwrap_or(0);
+        index.attachments_as_of = index.attachments_as_of.max(version);
         drop(index);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),

@@ -39,6 +39,12 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
+    /// Leadership until the time that `until` tells.
+    #[cfg(test)]
+    pub(crate) fn of(until: watch::Receiver<Option<Instant>>) -> Self {
+        Self { until }
+    }
+
     /// Whether writing is allowed now. False as soon as the renewal deadline passed, also when the
     /// election itself is stuck in a call.
     pub(crate) fn holds(&self) -> bool {
@@ -125,8 +131,7 @@ impl Election {
                 result = self.turn() => match result {
                     Ok(leads) => leads,
                     Err(error) => {
-                        // A conflict or an unknown outcome: the next look tells.
-                        self.seen = None;
+                        self.stumbled();
                         tracing::warn!(%error, lease = self.name, "the Lease could not be read or written");
                         self.still(asked)
                     }
@@ -140,6 +145,15 @@ impl Election {
             }
         }
         self.release().await;
+    }
+
+    /// After an error. Of the own Lease the outcome may be unknown, and the next look tells. How
+    /// long another's stood still is not forgotten: nobody would follow a dead leader while the API
+    /// server refuses now and then.
+    fn stumbled(&mut self) {
+        if self.until.borrow().is_some() {
+            self.seen = None;
+        }
     }
 
     fn announce(&self, leads: bool, asked: Instant) {
@@ -163,6 +177,23 @@ impl Election {
 
     /// One look and, when needed, one write. Whether this process leads.
     async fn turn(&mut self) -> Result<bool, CallError> {
+        match self.attempt().await {
+            // Perhaps an own write whose answer was lost. Only another one counts as a renewal:
+            // nobody knows how long ago that one was done.
+            Err(error) if is_conflict(&error) => {
+                self.look().await?;
+                let lease = self.seen.as_ref().map(|seen| seen.lease.clone());
+                if lease.as_deref().and_then(holder) == Some(self.identity.as_str()) {
+                    self.attempt().await
+                } else {
+                    Ok(false)
+                }
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<bool, CallError> {
         // The own Lease needs no look before it is renewed: a stale version gets 409.
         let renewing = self.until.borrow().is_some() && self.seen.is_some();
         if !renewing {
@@ -188,18 +219,8 @@ impl Election {
                 call(self.api.replace(&self.name, &params, &lease)).await
             }
         };
-        match written {
-            Ok(lease) => {
-                self.remember(lease);
-                Ok(true)
-            }
-            Err(error) if is_conflict(&error) => {
-                self.look().await?;
-                let lease = self.seen.as_ref().map(|seen| seen.lease.clone());
-                Ok(lease.is_some_and(|lease| holder(&lease) == Some(self.identity.as_str())))
-            }
-            Err(error) => Err(error),
-        }
+        self.remember(written?);
+        Ok(true)
     }
 
     async fn look(&mut self) -> Result<(), CallError> {
@@ -294,45 +315,4 @@ fn renewed(mut lease: Lease, now: Timestamp) -> Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held_by(identity: &str) -> Lease {
-        claim(None, "masque-operator", identity, Timestamp::UNIX_EPOCH)
-    }
-
-    #[test]
-    fn a_lease_of_somebody_else_is_taken_only_after_it_stood_still() {
-        let lease = held_by("a");
-        let almost = LEASE_DURATION - Duration::from_millis(1);
-        assert_eq!(decide(Some(&lease), "b", almost), Step::Wait);
-        assert_eq!(decide(Some(&lease), "b", LEASE_DURATION), Step::Take);
-        assert_eq!(decide(Some(&lease), "a", Duration::ZERO), Step::Renew);
-        assert_eq!(decide(None, "b", Duration::ZERO), Step::Create);
-    }
-
-    #[test]
-    fn a_lease_that_was_given_back_is_free_at_once() {
-        let mut lease = held_by("a");
-        lease.spec.get_or_insert_default().holder_identity = Some(String::new());
-        assert_eq!(decide(Some(&lease), "b", Duration::ZERO), Step::Take);
-        let taken = claim(Some(lease), "x", "b", Timestamp::UNIX_EPOCH);
-        assert_eq!(holder(&taken), Some("b"));
-        assert_eq!(taken.spec.and_then(|spec| spec.lease_transitions), Some(1));
-    }
-
-    #[test]
-    fn a_leader_stops_before_anybody_may_start() {
-        assert!(RENEW_DEADLINE + RENEW_EVERY < LEASE_DURATION);
-    }
-
-    #[tokio::test]
-    async fn leadership_ends_by_itself_at_its_deadline() {
-        let until = Instant::now() + Duration::from_millis(50);
-        let (_sender, receiver) = watch::channel(Some(until));
-        let mut leadership = Leadership { until: receiver };
-        assert!(leadership.holds());
-        leadership.lost().await;
-        assert!(!leadership.holds());
-    }
-}
+mod tests;

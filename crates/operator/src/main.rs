@@ -9,7 +9,10 @@ mod apply;
 mod args;
 mod certificates;
 mod client;
+#[cfg(test)]
+mod fake;
 mod fingerprints;
+mod holdback;
 mod index;
 mod kinds;
 mod leader;

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) leader: IntGauge,
     /// 1 for each CustomResourceDefinition that is missing.
     pub(crate) crd_missing: IntGaugeVec,
+    /// When the CA ends, in seconds since 1970; 0 until this process leads.
+    pub(crate) ca_expiry: IntGauge,
     /// Passes over the index, by outcome.
     pub(crate) reconciles: IntCounterVec,
     /// How long a pass took.
@@ -57,6 +59,7 @@ impl Metrics {
         let answers = "Answers of the API server.";
         let failed_watches = "Watches that failed and began again.";
         let missing = "1 for each CustomResourceDefinition that is missing.";
+        let ca = "When the CA ends, in seconds since 1970; 0 until this process leads.";
         let waiting = "Writes that wait for their turn.";
         let children = "Writes and deletions of children.";
         let managed = "Objects under the operator's care.";
@@ -66,6 +69,7 @@ impl Metrics {
             watch_errors: r.counter("watch_errors_total", failed_watches)?,
             leader: r.gauge("leader", "1 while this process leads.")?,
             crd_missing: r.gauges("crd_missing", missing, &["crd"])?,
+            ca_expiry: r.gauge("ca_expiry_timestamp_seconds", ca)?,
             reconciles: r.counters("reconcile_total", "Passes over all objects.", &["outcome"])?,
             reconcile_seconds: r.seconds("reconcile_duration_seconds", "Time of a pass.")?,
             step_seconds: r.steps("reconcile_step_duration_seconds", "Time of a step.")?,

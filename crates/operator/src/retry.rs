@@ -28,8 +28,8 @@ impl Retry {
 
     /// Notes a failure. `seed` spreads the attempts of different objects.
     pub(crate) fn failed(&mut self, error: &CallError, seed: u64, now: Instant) -> Instant {
-        let pause = if error.code() == Some(403) {
-            // Often a role that is being bound just now.
+        let pause = if error.code() == Some(403) || matches!(error, CallError::Taken) {
+            // Often a role that is being bound, or an object that is deleted, just now.
             LONGEST
         } else if error.is_transient() {
             FIRST
@@ -46,7 +46,7 @@ impl Retry {
 }
 
 /// Between 75 and 125 % of `pause`.
-fn jittered(pause: Duration, seed: u64) -> Duration {
+pub(crate) fn jittered(pause: Duration, seed: u64) -> Duration {
     // One step of SplitMix64 is enough to spread neighbours.
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use kube::Client;
-use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+use tokio::{
+    net::TcpListener,
+    signal::unix::SignalKind,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     admin::{self, Admin},
@@ -112,7 +116,12 @@ async fn operate(cli: &Cli, client: Client, admin: &Arc<Admin>, stop: watch::Rec
         OPERATOR_NAME,
         identity(&cli.pod_name),
     );
-    let election = tokio::spawn(election.run(stopped(stop.clone())));
+    // The Lease is given back only after the last term was dropped with all its writes.
+    let (idle, all_done) = oneshot::channel::<()>();
+    let election = tokio::spawn(election.run(async {
+        // A sender that is gone says the same.
+        let _done = all_done.await;
+    }));
     let leading = async {
         while leadership.gained().await {
             metrics.leader.set(1);
@@ -129,7 +138,8 @@ async fn operate(cli: &Cli, client: Client, admin: &Arc<Admin>, stop: watch::Rec
         () = leading => {}
         () = stopped(stop) => {}
     }
-    // Gives the Lease back: after the last write.
+    // The election is alone now, and gives the Lease back.
+    drop(idle);
     if let Err(error) = election.await {
         tracing::error!(%error, "the election ended");
     }

@@ -39,6 +39,15 @@ const CONCURRENT: usize = 16;
 /// written. What is left comes in the next pass.
 pub(crate) const ROUND: Duration = Duration::from_millis(300);
 
+/// A round may take so many times as long as its pass computed, if that is longer: with many
+/// objects most of the time goes to writes nonetheless.
+const ROUND_SHARE: u32 = 3;
+
+/// How long a round of writes may take in a pass that computed for `thought`.
+pub(crate) fn budget(thought: Duration) -> Duration {
+    ROUND.max(thought * ROUND_SHARE)
+}
+
 /// Writes of one object's status that may follow each other at once.
 pub(crate) const BURST: u32 = 6;
 
@@ -164,6 +173,7 @@ impl Pace {
 pub(crate) struct StatusWriter {
     writer: Writer,
     recorder: Recorder,
+    budget: Duration,
     paces: Mutex<BTreeMap<(String, ObjectName), Pace>>,
     events: Mutex<Allowance>,
 }
@@ -177,6 +187,7 @@ impl StatusWriter {
         };
         Self {
             recorder: Recorder::new(writer.client.clone(), reporter),
+            budget: ROUND,
             writer,
             paces: Mutex::default(),
             events: Mutex::new(Allowance::new(EVENT_BURST, EVENT_EVERY, Instant::now())),
@@ -206,7 +217,7 @@ impl StatusWriter {
             waiting.1 += 1;
         };
         let (wait, pick) = (&wait, &pick);
-        let until = Instant::now() + ROUND;
+        let until = Instant::now() + self.budget;
         futures_util::stream::iter(wanted.into_iter().filter(Wanted::differs))
             .for_each_concurrent(CONCURRENT, |wanted| async move {
                 if Instant::now() >= until {
@@ -217,6 +228,11 @@ impl StatusWriter {
             })
             .await;
         waiting.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rounds may take so long from now on.
+    pub(crate) fn allow(&mut self, budget: Duration) {
+        self.budget = budget;
     }
 
     /// Forgets objects that were quiet for long.

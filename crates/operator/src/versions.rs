@@ -101,7 +101,7 @@ fn hash_of(snapshot: &Snapshot) -> Option<String> {
 }
 
 /// Version and hash in the status of an ingress point.
-fn told(point: &VPCIngressPoint) -> Option<(u64, String)> {
+pub(crate) fn told(point: &VPCIngressPoint) -> Option<(u64, String)> {
     let status = point.status.as_ref()?.snapshot.as_ref()?;
     let version = u64::try_from(status.version)
         .ok()

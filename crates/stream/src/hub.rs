@@ -9,6 +9,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use masque_model::{ObjectName, Snapshot};
@@ -47,6 +48,8 @@ pub struct PodState {
     pub sessions: Vec<SessionInfo>,
     /// Whether its stream is open.
     pub connected: bool,
+    /// For how long its stream has been closed; nothing while it is open.
+    pub away: Option<Duration>,
 }
 
 /// Why a Snapshot is not published; what was published before stays.
@@ -93,6 +96,8 @@ struct Pod {
     stream: u64,
     /// Dropped when another stream of the same pod takes over.
     connected: Option<watch::Sender<()>>,
+    /// When its last stream ended.
+    left: Option<Instant>,
     gateway_version: String,
     held: Held,
     rejected: Option<(u64, String)>,
@@ -205,6 +210,7 @@ impl Hub {
         let pod = point.pods.entry(identity.pod.clone()).or_insert(Pod {
             stream,
             connected: None,
+            left: None,
             gateway_version: String::new(),
             held,
             rejected: None,
@@ -212,6 +218,7 @@ impl Hub {
         });
         pod.stream = stream;
         pod.connected = Some(connected);
+        pod.left = None;
         pod.gateway_version = clipped(&hello.gateway_version);
         pod.held = held;
         pod.rejected = None;
@@ -271,6 +278,7 @@ impl Pod {
             rejected: self.rejected.clone(),
             sessions: self.sessions.values().cloned().collect(),
             connected: self.connected.is_some(),
+            away: self.left.map(|left| left.elapsed()),
         }
     }
 }
@@ -373,6 +381,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self.with_pod(|pod| {
             pod.connected = None;
+            pod.left = Some(Instant::now());
             true
         });
         let mut state = self.hub.state();

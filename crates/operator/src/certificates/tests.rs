@@ -162,3 +162,67 @@ async fn a_secret_of_no_use_is_named() {
     // It is nobody's to throw away.
     assert_eq!(fake.calls(), ["GET masque-operator-ca"]);
 }
+
+fn point() -> VPCIngressPoint {
+    serde_json::from_value(json!({
+        "apiVersion": masque_api::API_VERSION,
+        "kind": "VPCIngressPoint",
+        "metadata": {"name": "edge", "namespace": "team", "uid": "u"},
+        "spec": {
+            "vpcRef": {"name": "vpc"},
+            "listeners": [{"name": "l", "port": 443}],
+            "addressPools": [{"cidr": "10.1.100.0/24"}],
+            "fabric": {"provider": "Static"},
+        },
+    }))
+    .unwrap()
+}
+
+/// Certificates of an API server that has the CA, and answers everything else with `secret`.
+async fn beside(secret: Option<Secret>) -> (Certificates, crate::fake::Fake) {
+    let ca = stored(&Authority::generate(now_unix_s()).unwrap());
+    let fake = crate::fake::Fake::new(move |call| match &secret {
+        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
+        _ if call.method == "PATCH" => (200, call.body.clone()),
+        Some(secret) => (200, serde_json::to_value(secret).unwrap()),
+        None => crate::fake::refusal(404),
+    });
+    let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
+    fake.calls();
+    (loaded.unwrap(), fake)
+}
+
+fn methods(fake: &crate::fake::Fake) -> Vec<String> {
+    fake.calls().into_iter().map(|call| call.method).collect()
+}
+
+#[tokio::test]
+async fn a_deleted_secret_is_soon_made_again() {
+    let (mut certificates, fake) = beside(None).await;
+    let (failure, again) = certificates.ensure(&point(), &BTreeSet::new()).await;
+    assert_eq!(failure, None);
+    assert_eq!(methods(&fake), ["GET", "PATCH", "GET", "PATCH"]);
+    assert!(again <= Instant::now() + FRESH * 5 / 4);
+    // Not at every pass, though.
+    certificates.ensure(&point(), &BTreeSet::new()).await;
+    assert!(methods(&fake).is_empty());
+}
+
+/// It may be the only copy of somebody's key.
+#[tokio::test]
+async fn a_secret_of_somebody_else_is_never_overwritten() {
+    let theirs = Secret {
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    let (mut certificates, fake) = beside(Some(theirs)).await;
+    for asked in [&["GET", "GET"][..], &[]] {
+        let (failure, _) = certificates.ensure(&point(), &BTreeSet::new()).await;
+        let failure = failure.unwrap();
+        assert!(
+            failure.contains("edge-masque-gateway-stream: somebody else"),
+            "{failure}"
+        );
+        assert_eq!(methods(&fake), asked);
+    }
+}

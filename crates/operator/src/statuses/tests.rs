@@ -14,30 +14,25 @@ fn state(pod: &str, connected: bool) -> PodState {
             since_unix_s: 9,
         }],
         connected,
+        away: (!connected).then_some(REDIAL),
     }
 }
 
 #[test]
-fn sessions_count_only_while_the_pod_is_connected() {
+fn sessions_count_until_the_pod_stays_away() {
     let mut report = PodReport::default();
     say(&mut report, state("a", false));
     assert!(report.sessions.is_empty() && report.acked_version == Some(3));
     say(&mut report, state("a", true));
     assert_eq!(report.sessions.len(), 1);
-}
-
-#[test]
-fn an_unreadable_object_is_told_so_in_its_conditions() {
-    let status = invalid(Some(4), "unknown variant `QUIC`", Timestamp::UNIX_EPOCH);
-    let status: masque_api::VPCIngressPointStatus = serde_json::from_value(status).unwrap();
-    assert_eq!(status.observed_generation, Some(4));
-    assert!(
-        status
-            .conditions
-            .iter()
-            .all(|c| c.status == "False" && c.reason == "Invalid")
-    );
-    assert!(status.conditions[0].message.contains("QUIC"));
+    // Every stream ends after half an hour, and another begins at once.
+    let mut report = PodReport::default();
+    let redials = PodState {
+        away: Some(Duration::from_millis(80)),
+        ..state("a", false)
+    };
+    say(&mut report, redials);
+    assert_eq!(report.sessions.len(), 1);
 }
 
 #[test]
