@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use masque_api::VPCIngressPoint;
 use masque_controller::{
-    Options, Problem,
+    Options, Problem, Reason, Severity,
     children::{self, ChildOptions, listener_secret_name},
     compile,
 };
@@ -28,7 +28,6 @@ use crate::{
     addresses::Addresses,
     apply::{Applier, Child, Family},
     certificates::{Certificates, hosts, now_unix_s},
-    holdback::{held_back, unpublished},
     index::{SharedIndex, name_of},
     kinds::ChildKind,
     lease::Leadership,
@@ -236,7 +235,7 @@ impl Reconciler {
 
         let begun = Instant::now();
         let (mut given, plan) = self.addresses.decide(&mut snapshots);
-        problems = self.publish(snapshots, &view, problems);
+        problems.extend(self.publish(snapshots, &view));
         self.step("publish", begun);
         let budget = budget(began.elapsed());
         self.statuses.allow(budget);
@@ -248,9 +247,7 @@ impl Reconciler {
 
         // What is given now is in force in the next pass, so that an edit need not wait for it.
         let begun = Instant::now();
-        self.addresses
-            .give(plan, budget, &view, &mut given)
-            .await;
+        self.addresses.give(plan, budget, &view, &mut given).await;
         left.again(given.again);
         left.waiting += given.failed;
         self.step("addresses", begun);
@@ -292,18 +289,12 @@ impl Reconciler {
                     now + RENEW_RETRY
                 }
             };
-            self.metrics.ca_expiry.set(self.certificates.expires_s());
         }
         Some(self.renew_at)
     }
 
-    /// Puts changed Snapshots into force; `problems` with those that this meets.
-    fn publish(
-        &mut self,
-        snapshots: Vec<Snapshot>,
-        view: &View,
-        mut problems: Vec<Problem>,
-    ) -> Vec<Problem> {
+    /// Puts changed Snapshots into force.
+    fn publish(&mut self, snapshots: Vec<Snapshot>, view: &View) -> Vec<Problem> {
         let points: BTreeMap<ObjectName, &VPCIngressPoint> = view
             .points
             .iter()
@@ -313,20 +304,12 @@ impl Reconciler {
             .iter()
             .map(|snapshot| snapshot.ingress_point.clone())
             .collect();
+        let mut problems = Vec::new();
         for snapshot in snapshots {
             let point = points.get(&snapshot.ingress_point).copied();
             let Some(snapshot) = self.versions.next(snapshot, point) else {
                 continue;
             };
-            let first = self.versions.find(&snapshot.ingress_point).is_none();
-            let held = point
-                .filter(|_| first)
-                .and_then(|point| held_back(point, snapshot.version, view, &problems));
-            if let Some(problem) = held {
-                tracing::debug!(point = %snapshot.ingress_point, "{}", problem.message);
-                problems.push(problem);
-                continue;
-            }
             let snapshot = Arc::new(snapshot);
             match self.hub.publish(&snapshot) {
                 Ok(document) => {
@@ -417,9 +400,9 @@ impl Reconciler {
             }
             let told = point.status.as_ref().map(|status| status.addresses.clone());
             let hosts = hosts(point, &told.unwrap_or_default(), nodes);
-            let (failure, again) = self.certificates.ensure(point, &hosts).await;
-            left.again(Some(again));
-            if let Some(why) = failure {
+            let issued = self.certificates.ensure(point, &hosts).await;
+            if let Err((why, at)) = issued {
+                left.again(Some(at));
                 left.waiting += 1;
                 unissued.insert(name.clone(), why);
             }
@@ -500,5 +483,21 @@ fn own_certificates(snapshot: &mut Snapshot) {
         if listener.certificates.is_empty() {
             listener.certificates.push(issued.clone());
         }
+    }
+}
+
+fn unpublished(point: &ObjectName, error: &str) -> Problem {
+    Problem {
+        location: None,
+        object: Some(masque_controller::ObjectRef::new(
+            masque_controller::Kind::VPCIngressPoint,
+            point.clone(),
+        )),
+        field: String::new(),
+        severity: Severity::Warning,
+        condition: Reason::SnapshotTooLarge.condition(),
+        reason: Reason::SnapshotTooLarge,
+        message: error.to_owned(),
+        hint: "gateways go on with the Snapshot before it".to_owned(),
     }
 }

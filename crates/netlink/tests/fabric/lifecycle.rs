@@ -50,6 +50,51 @@ fn applying_again_changes_nothing() {
     assert_eq!(state(&topology.gateway), before);
 }
 
+/// Runs a closure as in a container without privileges: `/proc/sys` cannot be written.
+fn with_read_only_settings<T: Send>(ns: &Netns, inside: impl FnOnce() -> T + Send) -> T {
+    use nix::mount::{MsFlags, mount};
+    let bind = |path: &str, flags| mount(Some(path), path, None::<&str>, flags, None::<&str>);
+    ns.enter(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        bind("/", MsFlags::MS_REC | MsFlags::MS_PRIVATE).unwrap();
+        bind("/proc/sys", MsFlags::MS_BIND).unwrap();
+        bind(
+            "/proc/sys",
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+        )
+        .unwrap();
+        inside()
+    })
+}
+
+#[test]
+fn advertised_routes_are_kept_where_there_are_any() {
+    const SETTING: &str = "net/ipv6/conf/eth0/accept_ra";
+    let Some(topology) = Topology::build() else {
+        return;
+    };
+    let ns = &topology.gateway;
+    let gateway = Gateway::start(ns);
+    ns.run("sh", &["-c", &format!("echo 1 > /proc/sys/{SETTING}")]);
+    let plan = gateway.plan(&VPCS.map(|vpc| snapshot(&vpc)));
+    let sets_it = |changes: &[Change]| {
+        let it = |c: &Change| matches!(c, Change::SetSysctl { path, .. } if path == SETTING);
+        changes.iter().any(it)
+    };
+    let wanted = || diff(&gateway.kernel.observe(&plan).unwrap(), &plan);
+    assert!(sets_it(&ns.enter(wanted)), "where it can be set");
+    assert!(
+        !sets_it(&with_read_only_settings(ns, wanted)),
+        "a pod's routes come from its network plugin"
+    );
+    let advertised = ["-6", "route", "add", "2001:db8:aaaa::/64", "dev", "eth0"];
+    ns.ip(&[&advertised[..], &["proto", "ra"]].concat());
+    assert!(
+        sets_it(&with_read_only_settings(ns, wanted)),
+        "a route that would be lost is worth an error"
+    );
+}
+
 #[test]
 fn an_edit_of_one_vpc_leaves_the_other_alone() {
     let Some(topology) = Topology::build() else {

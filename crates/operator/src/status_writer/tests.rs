@@ -82,3 +82,11 @@ fn a_thousand_objects_cause_a_bounded_number_of_events() {
     assert!(!events.full_again(start + Duration::from_secs(1)));
     assert!(events.full_again(start + Duration::from_secs(60)));
 }
+
+#[test]
+fn a_round_ends_after_a_share_of_the_pass() {
+    assert_eq!(budget(Duration::from_millis(20)), ROUND);
+    // Where a pass computes for long, most of the time is for writes.
+    let second = Duration::from_secs(1);
+    assert!(budget(second) > second * 2 && budget(second) < second * 4);
+}
