@@ -170,7 +170,9 @@ impl Addresses {
     fn held(&self) -> Held {
         let index = self.writer.index.lock();
         let readable = index.attachments.read().map(|(_, object)| &**object);
-        let mut held = Held::new(readable, self.before.seen_version);
+        // The newest attachment may be deleted by now, and a ledger be as new as it was.
+        let seen = self.before.seen_version.max(index.attachments_as_of);
+        let mut held = Held::new(readable, seen);
         for (name, _, _) in index.attachments.unreadable() {
             if let Some(holder) = self.before.holders.get(name) {
                 held.holders.insert(name.clone(), holder.clone());

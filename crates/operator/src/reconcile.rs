@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use masque_api::VPCIngressPoint;
 use masque_controller::{
-    Options, Problem, Reason, Severity,
+    Options, Problem,
     children::{self, ChildOptions, listener_secret_name},
     compile,
 };
@@ -28,6 +28,7 @@ use crate::{
     addresses::Addresses,
     apply::{Applier, Child, Family},
     certificates::{Certificates, hosts, now_unix_s},
+    holdback::{held_back, unpublished},
     index::{SharedIndex, name_of},
     kinds::ChildKind,
     lease::Leadership,
@@ -235,7 +236,7 @@ impl Reconciler {
 
         let begun = Instant::now();
         let (mut given, plan) = self.addresses.decide(&mut snapshots);
-        problems.extend(self.publish(snapshots, &view));
+        problems = self.publish(snapshots, &view, problems);
         self.step("publish", begun);
         let budget = budget(began.elapsed());
         self.statuses.allow(budget);
@@ -289,12 +290,18 @@ impl Reconciler {
                     now + RENEW_RETRY
                 }
             };
+            self.metrics.ca_expiry.set(self.certificates.expires_s());
         }
         Some(self.renew_at)
     }
 
-    /// Puts changed Snapshots into force.
-    fn publish(&mut self, snapshots: Vec<Snapshot>, view: &View) -> Vec<Problem> {
+    /// Puts changed Snapshots into force; `problems` with those that this meets.
+    fn publish(
+        &mut self,
+        snapshots: Vec<Snapshot>,
+        view: &View,
+        mut problems: Vec<Problem>,
+    ) -> Vec<Problem> {
         let points: BTreeMap<ObjectName, &VPCIngressPoint> = view
             .points
             .iter()
@@ -304,12 +311,20 @@ impl Reconciler {
             .iter()
             .map(|snapshot| snapshot.ingress_point.clone())
             .collect();
-        let mut problems = Vec::new();
         for snapshot in snapshots {
             let point = points.get(&snapshot.ingress_point).copied();
             let Some(snapshot) = self.versions.next(snapshot, point) else {
                 continue;
             };
+            let first = self.versions.find(&snapshot.ingress_point).is_none();
+            let held = point
+                .filter(|_| first)
+                .and_then(|point| held_back(point, snapshot.version, view, &problems));
+            if let Some(problem) = held {
+                tracing::debug!(point = %snapshot.ingress_point, "{}", problem.message);
+                problems.push(problem);
+                continue;
+            }
             let snapshot = Arc::new(snapshot);
             match self.hub.publish(&snapshot) {
                 Ok(document) => {
@@ -400,9 +415,9 @@ impl Reconciler {
             }
             let told = point.status.as_ref().map(|status| status.addresses.clone());
             let hosts = hosts(point, &told.unwrap_or_default(), nodes);
-            let issued = self.certificates.ensure(point, &hosts).await;
-            if let Err((why, at)) = issued {
-                left.again(Some(at));
+            let (failure, again) = self.certificates.ensure(point, &hosts).await;
+            left.again(Some(again));
+            if let Some(why) = failure {
                 left.waiting += 1;
                 unissued.insert(name.clone(), why);
             }
@@ -483,21 +498,5 @@ fn own_certificates(snapshot: &mut Snapshot) {
         if listener.certificates.is_empty() {
             listener.certificates.push(issued.clone());
         }
-    }
-}
-
-fn unpublished(point: &ObjectName, error: &str) -> Problem {
-    Problem {
-        location: None,
-        object: Some(masque_controller::ObjectRef::new(
-            masque_controller::Kind::VPCIngressPoint,
-            point.clone(),
-        )),
-        field: String::new(),
-        severity: Severity::Warning,
-        condition: Reason::SnapshotTooLarge.condition(),
-        reason: Reason::SnapshotTooLarge,
-        message: error.to_owned(),
-        hint: "gateways go on with the Snapshot before it".to_owned(),
     }
 }

@@ -1,5 +1,7 @@
 //! Statuses of every object: what [`status`] says of what was seen, written where it differs.
 
+mod unreadable;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -28,7 +30,8 @@ use masque_controller::{
 use masque_model::{ObjectName, Snapshot};
 use masque_stream::{Hub, PodState};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::Value;
+use unreadable::Unreadable;
 
 use crate::{
     fingerprints::{Fingerprints, by_listener},
@@ -40,6 +43,9 @@ use crate::{
     view::View,
     writer::Writer,
 };
+
+/// A pod whose stream is closed for so long is away; one that only dials again is not.
+const REDIAL: Duration = Duration::from_secs(15);
 
 /// What statuses are made of, besides the objects.
 pub(crate) struct Facts<'a> {
@@ -69,8 +75,7 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Statuses {
     writer: Writer,
     statuses: StatusWriter,
-    /// What was written of objects that cannot be read, so that it is written once.
-    unreadable: BTreeMap<ObjectRef, (Value, Value)>,
+    unreadable: Unreadable,
 }
 
 impl Statuses {
@@ -79,7 +84,7 @@ impl Statuses {
         Self {
             statuses: StatusWriter::new(writer.clone(), pod),
             writer,
-            unreadable: BTreeMap::new(),
+            unreadable: Unreadable::default(),
         }
     }
 
@@ -108,7 +113,9 @@ impl Statuses {
             self.statuses
                 .round(wanted.policies, STATUS_MANAGER, |index| &mut index.policies)
                 .await,
-            self.unreadable(facts).await,
+            self.unreadable
+                .round(&self.writer, &self.statuses, facts.now)
+                .await,
         ];
         self.statuses.tidy();
         self.count();
@@ -143,68 +150,6 @@ impl Statuses {
             all.insert(name, observed);
         }
         all
-    }
-
-    /// Says once on each object that cannot be read what is wrong with it.
-    async fn unreadable(&mut self, facts: &Facts<'_>) -> (Option<Instant>, usize) {
-        let mut found = BTreeMap::new();
-        let kinds = {
-            let index = self.writer.index.lock();
-            [
-                (Kind::VPCIngressPoint, metadata(index.points.unreadable())),
-                (
-                    Kind::ConnectorAttachment,
-                    metadata(index.attachments.unreadable()),
-                ),
-            ]
-        };
-        for (kind, objects) in kinds {
-            for (name, generation, uid, error) in objects {
-                let key = ObjectRef::new(kind, name);
-                let what = json!([generation, uid, error]);
-                let told = self.unreadable.remove(&key).filter(|(old, _)| *old == what);
-                let current = told.map_or(Value::Null, |(_, status)| status);
-                let status = match &current {
-                    Value::Null => invalid(generation, &error, facts.now),
-                    written => written.clone(),
-                };
-                found.insert(key, (what, current, status, uid));
-            }
-        }
-        let wanted = |kind: Kind| -> Vec<Wanted> {
-            let of_kind = found.iter().filter(|(key, _)| key.kind == kind.as_str());
-            of_kind
-                .map(|(key, (_, current, status, uid))| Wanted {
-                    name: key.name.clone(),
-                    uid: uid.clone(),
-                    version: None,
-                    current: current.clone(),
-                    status: status.clone(),
-                })
-                .collect()
-        };
-        let (points, attachments) = (
-            wanted(Kind::VPCIngressPoint),
-            wanted(Kind::ConnectorAttachment),
-        );
-        let points = self
-            .statuses
-            .round::<VPCIngressPoint>(points, STATUS_MANAGER, |index| &mut index.points)
-            .await;
-        let attachments = self
-            .statuses
-            .round::<ConnectorAttachment>(attachments, STATUS_MANAGER, |index| {
-                &mut index.attachments
-            })
-            .await;
-        if points.1 + attachments.1 == 0 {
-            let written = found.into_iter();
-            self.unreadable = written
-                .map(|(key, (what, _, status, _))| (key, (what, status)))
-                .collect();
-        }
-        let at = points.0.into_iter().chain(attachments.0).min();
-        (at, points.1 + attachments.1)
     }
 
     fn count(&self) {
@@ -455,8 +400,9 @@ fn merge(reports: &mut [PodReport], point: &ObjectName, hub: &Hub) {
 fn say(report: &mut PodReport, state: PodState) {
     report.acked_version = state.acked;
     report.rejected = state.rejected.map(|(_, reason)| reason);
-    // Sessions of a pod that is not connected may be over; they come back with the pod.
-    if state.connected {
+    // Sessions of a pod that stays away may be over. Streams are opened anew every half an hour, and
+    // that moment is no reason to say of all sessions that they ended and began.
+    if state.away.is_none_or(|away| away < REDIAL) {
         let sessions = state.sessions.into_iter();
         report.sessions = sessions
             .map(|session| SessionReport {
@@ -475,41 +421,6 @@ fn typed<K: DeserializeOwned>(index: &Index, kind: ChildKind, name: &ObjectName)
 fn parsed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
     let value = serde_json::to_value(object).ok()?;
     serde_json::from_value(value).ok()
-}
-
-type Unread = (ObjectName, Option<i64>, Option<String>, String);
-
-fn metadata<'a>(
-    objects: impl Iterator<Item = (&'a ObjectName, &'a kube::core::ObjectMeta, &'a str)>,
-) -> Vec<Unread> {
-    objects
-        .map(|(name, meta, error)| {
-            (
-                name.clone(),
-                meta.generation,
-                meta.uid.clone(),
-                error.to_owned(),
-            )
-        })
-        .collect()
-}
-
-/// The status of an object that cannot be read.
-fn invalid(generation: Option<i64>, error: &str, now: Timestamp) -> Value {
-    let conditions = [ConditionType::Accepted, ConditionType::Ready].map(|type_| {
-        json!({
-            "type": type_.as_str(),
-            "status": "False",
-            "reason": masque_controller::Reason::Invalid.as_str(),
-            "message": format!(
-                "this version of the operator cannot read it: {error}; correct the field, or \
-                 upgrade the operator with its CustomResourceDefinitions"
-            ),
-            "observedGeneration": generation,
-            "lastTransitionTime": now.to_string(),
-        })
-    });
-    json!({"observedGeneration": generation, "conditions": conditions})
 }
 
 #[cfg(test)]
