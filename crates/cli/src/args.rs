@@ -45,7 +45,7 @@ pub(crate) struct Global {
         global = true,
         env = "DATUM_CONNECT_LOG",
         value_name = "FILTER",
-        default_value = "warn,quinn_udp=error"
+        default_value = "warn,quinn_udp=error,kube_client=off"
     )]
     pub(crate) log: String,
 }

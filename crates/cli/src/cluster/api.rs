@@ -19,7 +19,7 @@ use super::{
     plan::Plan,
     refusal::{Asked, CALL_TIMEOUT, Refusal},
 };
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// Objects of one answer.
 const PAGE_OBJECTS: u32 = 500;
@@ -52,12 +52,14 @@ impl Cluster {
         let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
+        // Runs the kubeconfig's login program, if it has one.
         let client = Client::try_from(config).map_err(|error| {
-            Failure::new(
-                Exit::Config,
-                format!("the kubeconfig cannot be used for {server}: {error}"),
-                "does `kubectl version` work with it?",
-            )
+            Refusal::from(error).failure(&Asked {
+                verb: "list",
+                resource: POINTS,
+                namespace: &namespace,
+                server: &server,
+            })
         })?;
         Ok(Self {
             client,

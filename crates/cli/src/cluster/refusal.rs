@@ -139,6 +139,9 @@ impl Refusal {
 impl From<kube::Error> for Refusal {
     fn from(error: kube::Error) -> Self {
         match &error {
+            kube::Error::Api(status) if status.code == 0 => {
+                Self::Unintelligible("an error without a status".to_owned())
+            }
             kube::Error::Api(status) => Self::Status {
                 code: status.code,
                 message: status.message.clone(),
@@ -152,12 +155,20 @@ impl From<kube::Error> for Refusal {
 
 /// What a login program said last is worth more than its whole output.
 fn login(error: &AuthError) -> String {
-    let AuthError::AuthExecRun { cmd, out } = error else {
-        return error.to_string();
-    };
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    let last = stderr.trim_end().lines().last().unwrap_or_default();
-    format!("`{cmd}` failed ({}): {last}", out.status)
+    match error {
+        AuthError::AuthExecRun { out, .. } => {
+            let stderr = String::from_utf8_lossy(&out.stderr);
+            let last = stderr.trim_end().lines().last().unwrap_or_default();
+            format!(
+                "the kubeconfig's login program failed ({}): {last}",
+                out.status
+            )
+        }
+        AuthError::AuthExecStart(why) => {
+            format!("the kubeconfig's login program cannot be started: {why}")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The cause of a failed connection is at the end of a chain of wrappers.

@@ -96,6 +96,6 @@ fn a_login_program_has_the_last_word() {
     };
     assert_eq!(
         text,
-        "`cloud` failed (exit status: 1): token expired, run `cloud login`"
+        "the kubeconfig's login program failed (exit status: 1): token expired, run `cloud login`"
     );
 }
