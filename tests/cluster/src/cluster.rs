@@ -1,6 +1,7 @@
 //! The API server of a test run.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
@@ -13,7 +14,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::{Space, eventually};
+use crate::{Space, eventually, pod_files::account_token};
 
 /// What `scripts/kube.sh` ends with where a cluster cannot be had.
 const UNAVAILABLE: i32 = 69;
@@ -91,6 +92,34 @@ impl Cluster {
 
     /// An administrator's client, for the runtime of this test.
     pub async fn client(&self) -> Client {
+        Client::try_from(self.config().await).expect("a client")
+    }
+
+    /// A client with the rights of a ServiceAccount.
+    pub async fn client_as(&self, space: &Space, account: &str) -> Client {
+        let token = account_token(space, account).await;
+        let mut config = self.config().await;
+        let user = serde_json::json!({"token": token});
+        config.auth_info = serde_json::from_value(user).expect("a user");
+        Client::try_from(config).expect("a client")
+    }
+
+    /// Applies manifests in YAML.
+    pub fn apply_yaml(&self, text: &str) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("a file");
+        let path = file.path().to_str().expect("a path in UTF-8");
+        self.kubectl_apply(path);
+    }
+
+    fn kubectl_apply(&self, path: &str) {
+        let config = self.kubeconfig.to_str().expect("a path in UTF-8");
+        let words = ["kubectl", "--kubeconfig", config, "apply", "--server-side"];
+        let more = ["--force-conflicts", "-f", path];
+        text(&script("any", &[&words[..], &more].concat()));
+    }
+
+    async fn config(&self) -> Config {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let file = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
         let options = KubeConfigOptions::default();
@@ -101,7 +130,7 @@ impl Cluster {
             ["127.0.0.1", "localhost", "[::1]"].contains(&host),
             "KUBECONFIG names {host}: these tests only touch an API server on loopback"
         );
-        Client::try_from(config).expect("a client")
+        config
     }
 
     /// A new namespace that begins with `name`.
@@ -119,16 +148,7 @@ impl Cluster {
             let applied = api.patch(&definition.name_any(), &params, &patch).await;
             applied.unwrap_or_else(|error| panic!("{}: {error}", definition.name_any()));
         }
-        let config = self.kubeconfig.to_str().expect("a path in UTF-8");
-        let words = [
-            "kubectl",
-            "--kubeconfig",
-            config,
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-        ];
-        text(&script("any", &[&words[..], &["-f", CONNECTORS]].concat()));
+        self.kubectl_apply(CONNECTORS);
         eventually("the kinds are served", async || {
             let served = client.list_api_group_resources(masque_api::API_VERSION);
             served.await.is_ok_and(|list| {

@@ -1,6 +1,7 @@
 //! A real API server and controller manager ([`Cluster`]), a namespace for each test ([`Space`]),
-//! operators as processes ([`Operator`]) and a proxy between them that answers with faults
-//! ([`FaultProxy`]).
+//! operators as processes ([`Operator`]), a proxy between them that answers with faults
+//! ([`FaultProxy`]), and real gateways as the pods of an ingress point, each in a network namespace of
+//! its own ([`Site`], [`GatewayPod`]).
 //!
 //! The cluster is that of `KUBECONFIG` when it is on loopback, else one that `scripts/kube.sh`
 //! starts and ends with the test program. Where neither can be had, tests say so in a line
@@ -13,13 +14,21 @@
 )]
 
 mod cluster;
+mod kubelet;
 mod operator;
+mod pod_files;
+mod programs;
 mod proxy;
+mod site;
 mod space;
 mod wait;
 
 pub use cluster::Cluster;
+pub use kubelet::GatewayPod;
 pub use operator::Operator;
+pub use programs::free_port;
+pub(crate) use programs::program;
 pub use proxy::{Fault, FaultProxy};
+pub use site::Site;
 pub use space::{ATTACHMENT, CONNECTOR, POINT, POLICY, Space};
 pub use wait::{SOON, eventually, within};

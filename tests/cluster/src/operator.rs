@@ -2,11 +2,9 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _},
-    net::TcpListener,
-    path::{Path, PathBuf},
+    os::unix::fs::FileExt as _,
+    path::Path,
     process::{Child, Command, ExitStatus},
-    sync::OnceLock,
 };
 
 use nix::{
@@ -18,9 +16,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Names the folder of the programs, instead of the one beside this test.
-const FOLDER_VARIABLE: &str = "MASQUE_BIN";
-const PROGRAM: &str = "masque-operator";
+use crate::{free_port, program};
+
 /// How much of its log is shown when a test fails.
 const SHOWN_BYTES: usize = 6000;
 
@@ -36,19 +33,32 @@ impl Operator {
     /// Starts one that keeps its Lease in `namespace` and serves that namespace only, or all of
     /// them when `everywhere`.
     pub fn start(kubeconfig: &Path, namespace: &str, name: &str, everywhere: bool) -> Self {
+        let serves = (!everywhere).then_some(namespace);
+        Self::start_at(kubeconfig, namespace, serves, name, free_port())
+    }
+
+    /// [`Operator::start`] that serves another namespace, or all of them, and listens for pods on a
+    /// port where they find the next operator too.
+    pub fn start_at(
+        kubeconfig: &Path,
+        lease_namespace: &str,
+        serves: Option<&str>,
+        name: &str,
+        stream_port: u16,
+    ) -> Self {
         let admin = format!("127.0.0.1:{}", free_port());
-        let stream = format!("127.0.0.1:{}", free_port());
+        let stream = format!("127.0.0.1:{stream_port}");
         let log = tempfile::tempfile().expect("a file for the log");
-        let mut command = Command::new(program());
+        let mut command = Command::new(program("masque-operator"));
         command
             .env("KUBECONFIG", kubeconfig)
             .args(["--image", "gateway:test", "--pod-name", name])
-            .args(["--lease-namespace", namespace, "--admin", &admin])
+            .args(["--lease-namespace", lease_namespace, "--admin", &admin])
             .args(["--stream-address", &stream])
             .args(["--stream-url", &format!("https://{stream}")])
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log.try_clone().expect("a descriptor"));
-        if !everywhere {
+        if let Some(namespace) = serves {
             command.args(["--namespace", namespace]);
         }
         let child = command.spawn().expect("the operator starts");
@@ -104,12 +114,23 @@ impl Operator {
         Some(answer)
     }
 
-    fn show_log(&mut self) {
+    /// What it logged so far.
+    pub fn log(&self) -> String {
         let mut text = Vec::new();
-        if self.log.rewind().is_ok() && self.log.read_to_end(&mut text).is_ok() {
-            let from = text.len().saturating_sub(SHOWN_BYTES);
-            eprintln!("{}", String::from_utf8_lossy(&text[from..]));
+        let mut at = 0;
+        let mut part = [0; 8192];
+        // Not by the descriptor's position: the process writes at it.
+        while let Ok(read @ 1..) = self.log.read_at(&mut part, at) {
+            text.extend_from_slice(&part[..read]);
+            at += read as u64;
         }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn show_log(&self) {
+        let text = self.log();
+        let from = text.ceil_char_boundary(text.len().saturating_sub(SHOWN_BYTES));
+        eprintln!("{}", &text[from..]);
     }
 }
 
@@ -122,33 +143,4 @@ impl Drop for Operator {
             self.show_log();
         }
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
-}
-
-/// The operator of the profile this test was built with; built, once, when it is not there.
-fn program() -> &'static Path {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
-            return PathBuf::from(folder).join(PROGRAM);
-        }
-        let this = std::env::current_exe().expect("the path of this program");
-        // target/PROFILE of target/PROFILE/deps/operator-…
-        let folder = this.ancestors().nth(2).expect("a folder of programs");
-        let path = folder.join(PROGRAM);
-        if !path.exists() {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut command = Command::new(cargo);
-            command.args(["build", "-p", PROGRAM]);
-            command.current_dir(env!("CARGO_MANIFEST_DIR"));
-            let status = command.status().expect("cargo");
-            assert!(status.success(), "{command:?}: {status}");
-        }
-        path
-    })
 }

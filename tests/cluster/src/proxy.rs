@@ -1,6 +1,7 @@
 //! A plain-HTTP proxy in front of the API server that answers some requests itself, with faults.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     sync::{
         Arc, Mutex,
@@ -52,6 +53,7 @@ struct Shared {
     client: kube::Client,
     fault: Mutex<Option<(Fault, u64)>>,
     counters: Counters,
+    forbidden: Mutex<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -80,6 +82,7 @@ impl FaultProxy {
             client,
             fault: Mutex::new(None),
             counters: Counters::default(),
+            forbidden: Mutex::default(),
         });
         let router = axum::Router::new()
             .fallback(answer)
@@ -114,6 +117,13 @@ impl FaultProxy {
     /// How many requests were answered with a fault.
     pub fn injected(&self) -> u64 {
         self.shared.counters.injected.load(Ordering::Relaxed)
+    }
+}
+
+impl FaultProxy {
+    /// Requests that the API server answered with 403, as `METHOD PATH`.
+    pub fn forbidden(&self) -> BTreeSet<String> {
+        self.shared.forbidden.lock().expect("no panic").clone()
     }
 }
 
@@ -156,14 +166,15 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             response
         }
         Some(Fault::LostAnswer) => {
-            pass(&shared.client, request).await;
+            pass(&shared, request).await;
             status(StatusCode::GATEWAY_TIMEOUT, "Timeout")
         }
-        None => pass(&shared.client, request).await,
+        None => pass(&shared, request).await,
     }
 }
 
-async fn pass(client: &kube::Client, request: Request) -> Response {
+async fn pass(shared: &Shared, request: Request) -> Response {
+    let asked = format!("{} {}", request.method(), request.uri().path());
     let (mut parts, body) = request.into_parts();
     for name in [header::HOST, header::AUTHORIZATION, header::CONTENT_LENGTH] {
         parts.headers.remove(name);
@@ -172,8 +183,13 @@ async fn pass(client: &kube::Client, request: Request) -> Response {
         return status(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge");
     };
     let request = http::Request::from_parts(parts, kube::client::Body::from(body));
-    match client.send(request).await {
-        Ok(response) => response.map(Body::new),
+    match shared.client.send(request).await {
+        Ok(response) => {
+            if response.status() == StatusCode::FORBIDDEN {
+                shared.forbidden.lock().expect("no panic").insert(asked);
+            }
+            response.map(Body::new)
+        }
         Err(error) => {
             let mut response = status(StatusCode::BAD_GATEWAY, "InternalError");
             *response.body_mut() = Body::from(error.to_string());

@@ -105,11 +105,16 @@ impl Space {
 
     /// A connector with the key `key` and an attachment of the same name to the VPC `prod`.
     pub async fn attach(&self, name: &str, key: u8) {
+        self.attach_key(name, &format!("{key:064x}")).await;
+    }
+
+    /// [`Space::attach`] with a public key in hexadecimal digits.
+    pub async fn attach_key(&self, name: &str, key: &str) {
         let class = json!({"connectorClassName": "datum-connect"});
         self.apply(CONNECTOR, name, &class).await;
         let status = json!({"status": {"connectionDetails": {
             "type": "PublicKey",
-            "publicKey": {"id": format!("{key:064x}"), "homeRelay": "https://relay.example"},
+            "publicKey": {"id": key, "homeRelay": "https://relay.example"},
         }}});
         let params = PatchParams::default();
         let api = self.ours(CONNECTOR);
