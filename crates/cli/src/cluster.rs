@@ -24,7 +24,7 @@ use masque_client::{
 use self::{
     api::{ADMISSIONS, CONFIG_MAPS, CONNECTORS, CONNECTORS_STATUS, Cluster, POINTS},
     look::{Look, look},
-    objects::{Admission, Point, name},
+    objects::{Admission, Point, key_text, name},
     plan::{ConnectorStep, Plan, Wanted, plan},
     refusal::Refusal,
 };
@@ -36,6 +36,9 @@ use crate::{
 
 /// How often is looked whether it is so far.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a key is published in a race with controllers.
+const PUBLISH_TRIES_MAX: usize = 5;
 
 /// A CA is a few hundred bytes; a profile holds it.
 const CA_MAX_BYTES: usize = 32 * 1024;
@@ -147,10 +150,11 @@ async fn make(cluster: &Cluster, plan: &Plan, request: &Request<'_>) -> Result<(
         }
     }
     if let Some(version) = publish {
-        let published = cluster.publish_key(connector, version.as_deref(), request.id, HOME_RELAY);
-        published.await.map_err(|refusal| {
-            refused(cluster, plan, request, &refusal, "patch", CONNECTORS_STATUS)
-        })?;
+        publish_key(cluster, connector, version, request.id)
+            .await
+            .map_err(|refusal| {
+                refused(cluster, plan, request, &refusal, "patch", CONNECTORS_STATUS)
+            })?;
         line(
             "connector",
             &format!("{connector} has this machine's key now"),
@@ -171,6 +175,33 @@ async fn make(cluster: &Cluster, plan: &Plan, request: &Request<'_>) -> Result<(
     Ok(())
 }
 
+/// Publishes the key of a Connector that has none. Controllers write to its status too: what they
+/// changed meanwhile is read again, and only another key is in the way.
+async fn publish_key(
+    cluster: &Cluster,
+    connector: &str,
+    mut version: Option<String>,
+    id: PublicId,
+) -> Result<(), Refusal> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let published = cluster.publish_key(connector, version.as_deref(), id, HOME_RELAY);
+        let refusal = match published.await {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        if !refusal.is_conflict() || tries == PUBLISH_TRIES_MAX {
+            return Err(refusal);
+        }
+        let changed = cluster.connector(connector).await?;
+        if key_text(&changed).is_some() {
+            return Err(refusal);
+        }
+        version = changed.metadata.resource_version;
+    }
+}
+
 /// What could not be made. When that is for want of rights, prints it for somebody who has them.
 fn refused(
     cluster: &Cluster,
@@ -182,11 +213,19 @@ fn refused(
 ) -> Failure {
     let failure = cluster.failure(verb, resource, refusal);
     if refusal.is_conflict() {
-        let advice = match resource {
-            ADMISSIONS => "that name is taken: `--attachment NAME` chooses another",
-            _ => "somebody else was faster; try again",
+        let (exit, advice) = match resource {
+            ADMISSIONS => (
+                Exit::CannotCreate,
+                "that name is taken: `--attachment NAME` chooses another",
+            ),
+            _ => (
+                Exit::TemporaryFailure,
+                "somebody else was faster; try again",
+            ),
         };
-        return failure.advise(advice);
+        let mut failure = failure.advise(advice);
+        failure.exit = exit;
+        return failure;
     }
     if !refusal.is_forbidden() {
         return failure;

@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 /// A kubeconfig with this cluster and user; exit status and last line of the command.
 fn attach(server: &str, user: &Value) -> (i32, String) {
+    attach_as(server, user, &[])
+}
+
+/// The same with more flags.
+fn attach_as(server: &str, user: &Value, more: &[&str]) -> (i32, String) {
     let home = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_datum-connect"))
@@ -33,7 +38,8 @@ fn attach(server: &str, user: &Value) -> (i32, String) {
     });
     fs::write(home.path().join("kubeconfig"), config.to_string()).unwrap();
     assert!(run(&["key"]).status.success());
-    let ran = run(&["attach", "--vpc", "prod", "--no-tun", "--kubeconfig"]);
+    let flags = ["attach", "--vpc", "prod", "--no-tun", "--kubeconfig"];
+    let ran = run(&[&flags[..], more].concat());
     let stderr = String::from_utf8(ran.stderr).unwrap();
     let told: Vec<&str> = stderr
         .lines()
@@ -45,15 +51,19 @@ fn attach(server: &str, user: &Value) -> (i32, String) {
 
 /// Answers every request with this status and body.
 fn server(status: &'static str, body: &'static str) -> String {
+    serve(move |_| (status, body.to_owned()))
+}
+
+/// Answers requests, each given as its first line, with a status and a body.
+fn serve(mut answer: impl FnMut(&str) -> (&'static str, String) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
-            let request = BufReader::new(&stream).lines();
-            request
-                .take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()))
-                .for_each(drop);
+            let mut head = BufReader::new(&stream).lines().map_while(Result::ok);
+            let (status, body) = answer(&head.next().unwrap_or_default());
+            head.take_while(|line| !line.is_empty()).for_each(drop);
             let length = body.len();
             let mut writer = &stream;
             write!(
@@ -126,4 +136,54 @@ fn a_cluster_that_is_away_is_told() {
         line.contains("http://127.0.0.1:9 cannot be reached: "),
         "{line}"
     );
+}
+
+/// The answers of a namespace whose Connector is changed by a controller `changes` times between
+/// each look at it and the write of its key; then it ends with 403.
+fn busy(changes: usize) -> String {
+    let mut version = 1;
+    let mut patches = 0;
+    serve(move |request| {
+        let path = request.split([' ', '?']).nth(1).unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let vpc = json!({"name": "prod"});
+        let connector = json!({
+            "apiVersion": "networking.datumapis.com/v1alpha1", "kind": "Connector",
+            "metadata": {"name": "laptop", "resourceVersion": version.to_string()},
+            "spec": {"connectorClassName": "c"},
+        });
+        let item = match (request.starts_with("PATCH"), name) {
+            (true, _) if patches < changes => {
+                patches += 1;
+                version += 1;
+                let body = json!({"kind": "Status", "status": "Failure", "code": 409,
+                    "message": "the object has been modified", "reason": "Conflict"});
+                return ("409 Conflict", body.to_string());
+            }
+            (true, _) | (_, "laptop") => return ("200 OK", connector.to_string()),
+            (_, "vpcingresspoints") => json!({"metadata": {"name": "edge"},
+                "spec": {"vpcRef": vpc, "listeners": [{"name": "quic", "port": 443}]}}),
+            (_, "connectors") => connector,
+            (_, "connectorattachments") => json!({"metadata": {"name": "mine"},
+                "spec": {"connectorRef": {"name": "laptop"}, "vpcRef": vpc}}),
+            _ => {
+                let body = json!({"kind": "Status", "status": "Failure", "code": 403,
+                    "message": "the end of this test", "reason": "Forbidden"});
+                return ("403 Forbidden", body.to_string());
+            }
+        };
+        let list = json!({"metadata": {}, "items": [item]});
+        ("200 OK", list.to_string())
+    })
+}
+
+#[test]
+fn controllers_that_write_meanwhile_do_not_stop_a_key() {
+    let token = json!({"token": "t"});
+    let (exit, line) = attach_as(&busy(4), &token, &["--attachment", "mine"]);
+    assert_eq!(exit, 77, "{line}");
+    assert!(line.contains("the end of this test"), "published: {line}");
+    let (exit, line) = attach_as(&busy(5), &token, &["--attachment", "mine"]);
+    assert_eq!(exit, 75, "{line}");
+    assert!(line.contains("somebody else was faster"), "bounded: {line}");
 }

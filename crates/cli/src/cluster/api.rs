@@ -114,6 +114,12 @@ impl Cluster {
         }
     }
 
+    /// One Connector.
+    pub(crate) async fn connector(&self, name: &str) -> Result<Connector, Refusal> {
+        let api: Api<Connector> = Api::namespaced(self.client.clone(), &self.namespace);
+        call(api.get(name)).await
+    }
+
     /// Makes the Connector. Gives back its version when its key has to be published yet: where the
     /// kind has a status subresource, a create leaves the status out.
     pub(crate) async fn make_connector(
