@@ -5,14 +5,19 @@ connect() { # WHO COMMAND…
   local who=$1; shift
   ns laptop "$DEMO_BIN/datum-connect" --config-dir "$work/$who" --state-dir "$work/$who" "$@"
 }
-pings() { ip netns exec laptop ping -D -i 0.05 "$1" > "$work/$2" 2>&1 & pinging=$!; }
-stop_pings() { kill -INT "$pinging" 2>/dev/null; wait "$pinging" 2>/dev/null; }
-longest_gap_ms() { # FILE [FROM]: between two replies, since a time in seconds
-  awk -v from="${2:-0}" '/bytes from/ { at = substr($1, 2, length($1) - 2); if (at < from) { last = at; next }
-    if (last && at - last > gap) gap = at - last; last = at } END { printf "%.0f", gap * 1000 }' "$1"
+pings() { pings_began=$EPOCHREALTIME; ip netns exec laptop ping -D -i 0.05 "$1" > "$work/$2" 2>&1 & pinging=$!; }
+stop_pings() { pings_ended=$EPOCHREALTIME; kill -INT "$pinging" 2>/dev/null; wait "$pinging" 2>/dev/null; }
+# Between two replies, since a time in seconds (or the first ping) and until the pings were stopped: silence at the end is a gap too.
+longest_gap_ms() { # FILE [FROM]
+  awk -v from="${2:-$pings_began}" -v ended="$pings_ended" 'BEGIN { last = from }
+    /bytes from/ { at = substr($1, 2, length($1) - 2); if (at > from) { if (at - last > gap) gap = at - last; last = at } }
+    END { if (ended - last > gap) gap = ended - last; printf "%.0f", gap * 1000 }' "$1"
 }
-lost() { # FILE: sequence numbers that never came
-  awk -F 'icmp_seq=' '/bytes from/ { split($2, n, " "); if (seen && n[1] > seen + 1) lost += n[1] - seen - 1; seen = n[1] } END { print lost + 0 }' "$1"
+# Sequence numbers that never came, before the first reply and after the last one too; of the last one the answer may be on its way.
+lost() { # FILE
+  awk -F 'icmp_seq=' '/bytes from/ { split($2, n, " "); if (n[1] > seen + 1) lost += n[1] - seen - 1; seen = n[1] }
+    /packets transmitted/ { split($0, sent, " "); told = 1; if (sent[1] > seen + 1) lost += sent[1] - seen }
+    END { print told ? lost + 0 : "all" }' "$1"
 }
 
 register() { # WHO ATTACHMENT: its key reaches the cluster; a key is in a status, which a plain apply leaves out
@@ -52,7 +57,8 @@ attach_laptop() {
   else no "the laptop attaches"; show < "$work/attach.log"; in_production describe cna | tail -n 30 | show; exit 1; fi
   gateway=$(in_production get vpcip production -o jsonpath='{.status.endpoints[0].uri}')
   in_production get configmap production-masque-gateway-ca -o jsonpath='{.data.ca\.crt}' > "$work/ca.crt"
-  check "the fabric leads to the pod that serves it" until_true 10 test -s "$work/followed"
+  # Said to the person, too: with the Static fabric this is somebody's duty (docs/kubernetes/concepts.md).
+  check "the fabric leads to the pod that serves it (a loop here plays the part of an announcing fabric)" until_true 10 test -s "$work/followed"
 
   part "Into the VPC, both families"
   capture_underlay

@@ -38,8 +38,9 @@ cluster_up() {
   h() { scripts/kube.sh helm --kubeconfig "$kubeconfig" "$@"; }
   check "definitions" h install masque-gateway-crds charts/masque-gateway-crds --set compat.connectors=true --set compat.vpcs=true
   local values=(--set image.repository=localhost/masque-operator --set image.tag=demo
-    --set gateway.image.repository=localhost/masque-gateway --set gateway.image.tag=demo --set 'rbac.gatewayNamespaces={production}')
-  k create namespace production > /dev/null
+    --set gateway.image.repository=localhost/masque-gateway --set gateway.image.tag=demo --set 'rbac.gatewayNamespaces={production,strict}')
+  # The chart binds its role in these namespaces: they are there before it.
+  k create namespace production > /dev/null && k create namespace strict > /dev/null
   check "operator" h install masque-gateway charts/masque-gateway --namespace masque-system --create-namespace "${values[@]}"
   # These nodes have no cluster DNS, so pods dial the Service's address instead of its name.
   local stream; stream=$(k -n masque-system get service masque-operator -o jsonpath='{.spec.clusterIP}')

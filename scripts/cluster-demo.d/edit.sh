@@ -26,7 +26,7 @@ print("more than 10000")
 sys.exit(1)
 PY
   local looker=$!
-  until [[ -e $work/edit.looks ]]; do sleep 0.01; done
+  until [[ -e $work/edit.looks ]] || ! kill -0 $looker 2>/dev/null; do sleep 0.01; done
   touch "$work/edit.begun"
   in_production patch vpcap web --type json -p "$2" > "$work/patch.out" 2>&1
   wait $looker; local result=$?
