@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bad_input;
 mod children;
 mod faults;
+mod pods;
 
 use masque_cluster_tests::{POINT, Space};
 use serde_json::{Value, json};
