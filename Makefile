@@ -19,6 +19,10 @@ demo: ## two VPCs, two clients, real SRv6, on this machine; root or ordinary use
 test: ## every test level; says what it skipped and why
 	@scripts/test
 
+cluster-test: ## the kinds, the operator and real gateways on a throw-away API server (FILTER names tests)
+	@export KUBE_LAB_ID=make-$$$$; trap 'scripts/kube.sh down' EXIT; KUBECONFIG=$$(scripts/kube.sh up kcm --while $$$$) && export KUBECONFIG && \
+	  $(CARGO) build -q -p masque-operator -p masque-gateway -p datum-connect && $(CARGO) test -p masque-cluster-tests -- $(FILTER)
+
 lint: ## formatting, clippy, docs and the architecture's arrows
 	@scripts/lint
 
