@@ -14,6 +14,11 @@ const STAGGER: Duration = Duration::from_millis(250);
 const REDIAL: Duration = Duration::from_millis(700);
 /// Over how long the clients of a gateway that goes away spread.
 const SPREAD: Duration = Duration::from_secs(1);
+/// How often a first attempt begins again because it met a gateway that goes away: in a rollout the
+/// next connection reaches another one.
+const LEAVING_MAX: u8 = 4;
+/// Within this time, so that the one that leaves is no longer a choice.
+const LEAVING_PAUSE: Duration = Duration::from_millis(200);
 /// A gateway may ask for patience (Retry-After), but not for more than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Connections begun at one time.
@@ -74,6 +79,8 @@ pub(crate) struct Dialer {
     was_up: bool,
     recovering: bool,
     keep_trying: bool,
+    /// Gateways that went away during the first attempt.
+    leaving: u8,
     error: Option<AttachError>,
 }
 
@@ -91,6 +98,7 @@ impl Dialer {
             was_up: false,
             recovering: false,
             keep_trying,
+            leaving: 0,
             error: None,
         }
     }
@@ -239,6 +247,14 @@ impl Dialer {
             reason: "the gateway's name gave no address to dial".to_owned(),
         });
         if !self.was_up && !self.keep_trying {
+            if error == AttachError::GoingAway && self.leaving < LEAVING_MAX {
+                self.leaving += 1;
+                let retry_in = self.backoff.spread(LEAVING_PAUSE);
+                self.state = State::Wait {
+                    until: now + retry_in,
+                };
+                return Action::Failed { error, retry_in };
+            }
             self.state = State::Done;
             return Action::GiveUp(error);
         }

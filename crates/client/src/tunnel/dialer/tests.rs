@@ -199,3 +199,23 @@ fn a_gateway_that_asks_for_patience_gets_it_within_bounds() {
         assert_eq!(retry_in, Duration::from_secs(wanted_s));
     }
 }
+
+#[test]
+fn a_first_attempt_that_meets_gateways_that_leave_begins_again() {
+    let mut now = Instant::now();
+    let mut once = dialer(false);
+    once.begin(now);
+    for _ in 0..LEAVING_MAX {
+        assert!(matches!(once.poll(now, NONE), Some(Action::Dial(_))));
+        once.failed(AttachError::GoingAway);
+        let Some(Action::Failed { retry_in, .. }) = once.poll(now, NONE) else {
+            panic!("it gave up");
+        };
+        assert!(retry_in <= LEAVING_PAUSE);
+        now += retry_in;
+    }
+    assert!(matches!(once.poll(now, NONE), Some(Action::Dial(_))));
+    once.failed(AttachError::GoingAway);
+    let last = Action::GiveUp(AttachError::GoingAway);
+    assert_eq!(once.poll(now, NONE), Some(last), "not for ever");
+}
