@@ -84,6 +84,14 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// Adds the refusals to what else is wrong with each ingress point.
+    pub(crate) fn join(self, wrong: &mut BTreeMap<ObjectName, String>) {
+        for (point, why) in self.refused {
+            let first = wrong.remove(&point).map(|first| format!("{first}. "));
+            wrong.insert(point, first.unwrap_or_default() + &why);
+        }
+    }
+
     fn again_at(&mut self, at: Instant) {
         self.again = Some(self.again.map_or(at, |again| again.min(at)));
     }

@@ -23,7 +23,7 @@ use masque_controller::{
     },
     status::MAX_ADDRESSES,
 };
-use masque_model::ObjectName;
+use masque_model::{ObjectName, Snapshot};
 use masque_stream::{
     Authority, AuthorityPem, CertificateError, Issued, RotationStep, ServerTls, Subject, TlsError,
 };
@@ -43,7 +43,7 @@ pub(crate) const CA_SECRET: &str = "masque-operator-ca";
 
 /// Secrets that were found current are read again after about this long: somebody may have deleted
 /// them, and no new pod would start. A watch would need the right to read every Secret there is.
-const FRESH: Duration = Duration::from_secs(20);
+const FRESH: Duration = Duration::from_secs(15);
 
 /// A Secret that could not be read or written is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
@@ -400,6 +400,16 @@ pub(crate) fn hosts(
     hosts.insert(format!("{service}.cluster.local"));
     hosts.insert(service);
     hosts
+}
+
+/// Listeners that name no certificate show the one that the operator issues.
+pub(crate) fn own_certificates(snapshot: &mut Snapshot) {
+    let issued = listener_secret_name(&snapshot.ingress_point.name);
+    for listener in &mut snapshot.listeners {
+        if listener.certificates.is_empty() {
+            listener.certificates.push(issued.clone());
+        }
+    }
 }
 
 async fn create(api: &Api<Secret>) -> Result<Secret, AuthorityError> {

@@ -28,7 +28,7 @@ pub(crate) fn held_back(
         location: None,
         object: Some(ObjectRef::new(Kind::VPCIngressPoint, name)),
         field: String::new(),
-        severity: Severity::Warning,
+        severity: Severity::Error,
         condition: ConditionType::Programmed,
         reason: Reason::Invalid,
         message: format!(
@@ -141,7 +141,10 @@ mod tests {
     fn a_new_leader_drops_no_deny_that_it_cannot_read() {
         let running = point(&json!({"snapshot": {"version": 4, "hash": "00"}}));
         let held = |point: &VPCIngressPoint, version, seen, problems: &[Problem]| {
-            held_back(point, version, &view(seen), problems).is_some()
+            let problem = held_back(point, version, &view(seen), problems);
+            // Only an error is told in Programmed.
+            assert!(problem.as_ref().is_none_or(Problem::is_error));
+            problem.is_some()
         };
         let unread = || Seen::Unreadable {
             metadata: Box::new(policy("Deny").metadata),

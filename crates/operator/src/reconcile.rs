@@ -15,7 +15,7 @@ use kube::Client;
 use masque_api::VPCIngressPoint;
 use masque_controller::{
     Options, Problem,
-    children::{self, ChildOptions, listener_secret_name},
+    children::{self, ChildOptions},
     compile,
 };
 use masque_model::{ObjectName, Snapshot};
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use crate::{
     addresses::Addresses,
     apply::{Applier, Child, Family},
-    certificates::{Certificates, hosts, now_unix_s},
+    certificates::{Certificates, hosts, now_unix_s, own_certificates},
     holdback::{held_back, unpublished},
     index::{SharedIndex, name_of},
     kinds::ChildKind,
@@ -432,7 +432,7 @@ impl Reconciler {
         let round = self.applier.round(&families).await;
         left.again(round.again);
         left.waiting += usize::from(round.again.is_some());
-        unissued.extend(round.refused);
+        round.join(&mut unissued);
         unissued
     }
 
@@ -489,14 +489,4 @@ where
 {
     let value = serde_json::to_value(object).unwrap_or(Value::Null);
     Child::new(kind, name_of(object.meta()), value)
-}
-
-/// Listeners that name no certificate show the one that the operator issues.
-fn own_certificates(snapshot: &mut Snapshot) {
-    let issued = listener_secret_name(&snapshot.ingress_point.name);
-    for listener in &mut snapshot.listeners {
-        if listener.certificates.is_empty() {
-            listener.certificates.push(issued.clone());
-        }
-    }
 }

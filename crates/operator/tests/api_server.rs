@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use masque_stream::{Client, LinkState, SessionInfo};
 use serde_json::json;
 
@@ -63,11 +64,9 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
         lab.get(ATTACHMENT, "laptop").await["status"]["assignedIP"].is_string()
     })
     .await;
+    let deployments = lab.core::<Deployment>();
     eventually("the Deployment is there", async || {
-        lab.core::<Deployment>()
-            .get("edge-masque-gateway")
-            .await
-            .is_ok()
+        deployments.get("edge-masque-gateway").await.is_ok()
     })
     .await;
     lab.core::<Service>()
@@ -213,6 +212,67 @@ async fn gives_the_lease_back(lab: &Lab, second: lab::Operator, stream: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_others_is_taken_and_nothing_scales_to_one() {
+    let Some(lab) = Lab::open().await else { return };
+    // Somebody's Secret and Service have the names that ours would have.
+    let theirs: Secret = serde_json::from_value(json!({
+        "metadata": {"name": "edge-masque-gateway-listener"}, "stringData": {"only": "copy"},
+    }))
+    .unwrap();
+    let params = PostParams::default();
+    lab.core::<Secret>().create(&params, &theirs).await.unwrap();
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "edge-masque-gateway"}, "spec": {"ports": [{"port": 7}]},
+    }))
+    .unwrap();
+    let services = lab.core::<Service>();
+    services.create(&params, &service).await.unwrap();
+    let operator = lab.operator("a", Lab::port());
+    lab.ingress_point("edge", |spec| spec["replicas"] = json!(3))
+        .await;
+    let deployments = lab.core::<Deployment>();
+    let replicas = async || {
+        let deployment = deployments.get_opt("edge-masque-gateway").await.unwrap();
+        deployment.and_then(|it| it.spec).and_then(|it| it.replicas)
+    };
+    eventually("three replicas", async || replicas().await == Some(3)).await;
+    eventually("the Secret is named", async || {
+        let point = lab.get(POINT, "edge").await.to_string();
+        point.contains("edge-masque-gateway-listener: somebody else")
+    })
+    .await;
+    let secrets = lab.core::<Secret>();
+    let secret = secrets.get("edge-masque-gateway-listener").await;
+    assert_eq!(secret.unwrap().data.unwrap()["only"].0, b"copy");
+    let kept = services.get("edge-masque-gateway").await.unwrap();
+    assert_eq!(kept.spec.unwrap().ports.unwrap()[0].port, 7);
+    // The autoscaler has no metrics here, so that it changes nothing.
+    lab.ingress_point("edge", |spec| {
+        spec.as_object_mut().unwrap().remove("replicas");
+        spec["autoscaling"] = json!({"maxReplicas": 5});
+    })
+    .await;
+    eventually("an autoscaler", async || {
+        let scalers = lab.core::<HorizontalPodAutoscaler>();
+        scalers.get("edge-masque-gateway").await.is_ok()
+    })
+    .await;
+    assert_eq!(replicas().await, Some(3));
+    // A pod that starts needs its Secret soon.
+    let name = "edge-masque-gateway-stream";
+    secrets
+        .delete(name, &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually("the Secret is back", async || {
+        secrets.get(name).await.is_ok()
+    })
+    .await;
+    drop(operator);
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_dies_is_followed_by_the_standby() {
     let Some(lab) = Lab::open().await else { return };
     let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
@@ -305,7 +365,8 @@ async fn an_attachment_costs_two_writes_and_an_edit_one_each() {
     };
     lab.attachment("laptop", 1).await;
     lab.until(ATTACHMENT, "laptop", "Ready", "True").await;
-    // Its address, and that a pod expects it.
+    // Its address, and that a pod expects it; counted a moment after they are visible.
+    eventually("both are counted", async || writes(ATTACHMENT).await >= 2.0).await;
     assert_eq!(writes(ATTACHMENT).await, 2.0);
     let (policies, points) = (writes(POLICY).await, writes(POINT).await);
     policy(&lab, 8443).await;

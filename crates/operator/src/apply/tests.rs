@@ -93,9 +93,8 @@ async fn an_autoscaler_takes_over_the_pods_there_are() {
     let fake = Fake::new(|_| (200, serde_json::to_value(deployment(7, "a")).unwrap()));
     let writer = fake.writer();
     let live = Seen::Read(Arc::new(deployment(7, "a")));
-    let mut index = writer.index.lock();
-    index.children_mut(ChildKind::Deployment).put(live);
-    drop(index);
+    let kind = ChildKind::Deployment;
+    writer.index.lock().children_mut(kind).put(live);
     let applier = Applier::new(writer);
     let autoscaled = edge(ChildKind::Deployment, &json!({"image": "b"}));
     assert_eq!(applier.round(&[family(&autoscaled)]).await.writes, 1);

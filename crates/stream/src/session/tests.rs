@@ -82,7 +82,8 @@ fn reports_beyond_the_bounds_change_nothing() {
         take(&mut known, begun(0..1_001)),
         Err(ReportError::TooManyChanges)
     );
-    let longer: [(fn(&mut wire::Session, String), usize); 3] = [
+    type Set = fn(&mut wire::Session, String);
+    let longer: [(Set, usize); 3] = [
         (|session, text| session.namespace = text, MAX_NAME_BYTES),
         (|session, text| session.attachment = text, MAX_NAME_BYTES),
         (
