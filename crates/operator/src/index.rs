@@ -173,15 +173,22 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Whether every first list has ended.
-    pub(crate) fn synced(&self) -> bool {
-        self.points.synced()
-            && self.attachments.synced()
-            && self.policies.synced()
-            && self.connectors.synced()
-            && ChildKind::ALL
-                .iter()
-                .all(|kind| self.children.get(kind).is_some_and(Shelf::synced))
+    /// The kinds whose first list has not ended.
+    pub(crate) fn unsynced(&self) -> Vec<&'static str> {
+        let ours = [
+            ("VPCIngressPoint", self.points.synced()),
+            ("ConnectorAttachment", self.attachments.synced()),
+            ("VPCAccessPolicy", self.policies.synced()),
+            ("Connector", self.connectors.synced()),
+        ];
+        let children = ChildKind::ALL.into_iter().map(|kind| {
+            let synced = self.children.get(&kind).is_some_and(Shelf::synced);
+            (kind.as_str(), synced)
+        });
+        ours.into_iter()
+            .chain(children)
+            .filter_map(|(kind, synced)| (!synced).then_some(kind))
+            .collect()
     }
 
     /// Children of one kind.
@@ -271,5 +278,23 @@ mod tests {
         gone.uid = Some("new".to_owned());
         shelf.remove(&gone);
         assert_eq!(shelf.len(), 0);
+    }
+
+    #[test]
+    fn lists_that_have_not_ended_are_named() {
+        let mut index = Index::default();
+        assert_eq!(index.unsynced().len(), 4 + ChildKind::ALL.len());
+        index.points.end();
+        index.attachments.end();
+        index.policies.end();
+        index.connectors.end();
+        for kind in ChildKind::ALL {
+            if kind != ChildKind::Pod {
+                index.children_mut(kind).end();
+            }
+        }
+        assert_eq!(index.unsynced(), ["Pod"]);
+        index.children_mut(ChildKind::Pod).end();
+        assert!(index.unsynced().is_empty());
     }
 }

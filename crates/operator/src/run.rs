@@ -106,7 +106,7 @@ async fn operate(cli: &Cli, client: Client, admin: &Arc<Admin>, stop: watch::Rec
     let index = SharedIndex::default();
     let _watches = watches::start(&client, cli.namespace.as_deref(), &index, &metrics);
     tokio::select! {
-        () = synced(&index) => {}
+        () = synced(&index, admin) => {}
         () = stopped(stop.clone()) => return,
     }
     admin.waits_for(None);
@@ -145,8 +145,18 @@ async fn operate(cli: &Cli, client: Client, admin: &Arc<Admin>, stop: watch::Rec
     }
 }
 
-async fn synced(index: &SharedIndex) {
-    while !index.lock().synced() {
+/// Waits for every first list; `/readyz` names those that have not ended, as when a right is missing.
+async fn synced(index: &SharedIndex, admin: &Admin) {
+    loop {
+        let missing = index.lock().unsynced();
+        if missing.is_empty() {
+            return;
+        }
+        admin.waits_for(Some(format!(
+            "the first lists have not ended: {}; if this lasts, see in the log whether the rights \
+             to list and watch are missing",
+            missing.join(", ")
+        )));
         index.changed().await;
     }
 }
