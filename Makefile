@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help build demo cluster-demo test lint bench bench-operator conformance crds chart-test fuzz clean
+.PHONY: help build demo cluster-demo test cluster-test lint bench bench-operator conformance crds chart-test fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'

@@ -50,9 +50,14 @@ impl Cluster {
 
     /// A cluster that one test may stop and start.
     pub async fn own(name: &str) -> Option<Self> {
-        let cluster = Self::start(&format!("{name}-{}", std::process::id()))?;
+        let cluster = Self::bare(name)?;
         cluster.install_kinds().await;
         Some(cluster)
+    }
+
+    /// [`Cluster::own`] that does not know our kinds yet.
+    pub fn bare(name: &str) -> Option<Self> {
+        Self::start(&format!("{name}-{}", std::process::id()))
     }
 
     fn start(id: &str) -> Option<Self> {
@@ -138,7 +143,8 @@ impl Cluster {
         Space::create(self.client().await, name).await
     }
 
-    async fn install_kinds(&self) {
+    /// Installs our kinds and a compatible Connector, and waits until they are served.
+    pub async fn install_kinds(&self) {
         let client = self.client().await;
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         let params = PatchParams::apply("cluster-tests").force();

@@ -101,8 +101,13 @@ impl Operator {
 
     /// Whether `/readyz` says yes.
     pub async fn is_ready(&self) -> bool {
-        let answer = self.read("/readyz").await.unwrap_or_default();
+        let answer = self.readiness().await;
         answer.starts_with("HTTP/1.1 200")
+    }
+
+    /// What `/readyz` says.
+    pub async fn readiness(&self) -> String {
+        self.read("/readyz").await.unwrap_or_default()
     }
 
     async fn read(&self, path: &str) -> Option<String> {

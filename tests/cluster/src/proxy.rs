@@ -1,11 +1,12 @@
-//! A plain-HTTP proxy in front of the API server that answers some requests itself, with faults.
+//! A plain-HTTP proxy in front of the API server that answers some requests itself, with faults, or
+//! no more after a certain write.
 
 use std::{
     collections::BTreeSet,
     io::Write as _,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -47,6 +48,8 @@ pub struct FaultProxy {
 struct Counters {
     seen: AtomicU64,
     injected: AtomicU64,
+    writes: AtomicU64,
+    deletes: AtomicU64,
 }
 
 struct Shared {
@@ -54,6 +57,9 @@ struct Shared {
     fault: Mutex<Option<(Fault, u64)>>,
     counters: Counters,
     forbidden: Mutex<BTreeSet<String>>,
+    /// The number of the write whose answer nobody gets; 0 for none.
+    last_write: AtomicU64,
+    stopped: AtomicBool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -83,6 +89,8 @@ impl FaultProxy {
             fault: Mutex::new(None),
             counters: Counters::default(),
             forbidden: Mutex::default(),
+            last_write: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
         });
         let router = axum::Router::new()
             .fallback(answer)
@@ -121,6 +129,29 @@ impl FaultProxy {
 }
 
 impl FaultProxy {
+    /// Does the `n`th write from now on and gives no answer, nor to anything after it: a moment at
+    /// which to kill. Renewed Leases, events and reviews are not counted as writes.
+    pub fn stop_after_write(&self, n: u64) {
+        let written = self.writes();
+        let last = &self.shared.last_write;
+        last.store(written + n, Ordering::SeqCst);
+    }
+
+    /// Whether that write was done.
+    pub fn stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::SeqCst)
+    }
+
+    /// How many writes were passed on.
+    pub fn writes(&self) -> u64 {
+        self.shared.counters.writes.load(Ordering::SeqCst)
+    }
+
+    /// How many of them were deletions.
+    pub fn deletes(&self) -> u64 {
+        self.shared.counters.deletes.load(Ordering::SeqCst)
+    }
+
     /// Requests that the API server answered with 403, as `METHOD PATH`.
     pub fn forbidden(&self) -> BTreeSet<String> {
         self.shared.forbidden.lock().expect("no panic").clone()
@@ -134,6 +165,20 @@ impl Drop for FaultProxy {
 }
 
 impl Shared {
+    /// Counts writes; whether this is the one to stop after.
+    fn is_last_write(&self, request: &Request) -> bool {
+        let path = request.uri().path();
+        let apart = ["/leases", "/events", "/tokenreviews"];
+        if request.method() == Method::GET || apart.iter().any(|kind| path.contains(kind)) {
+            return false;
+        }
+        if request.method() == Method::DELETE {
+            self.counters.deletes.fetch_add(1, Ordering::SeqCst);
+        }
+        let number = self.counters.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        number == self.last_write.load(Ordering::SeqCst)
+    }
+
     /// The fault for this request, if it is its turn.
     fn draw(&self, method: &Method) -> Option<Fault> {
         let (fault, nth) = (*self.fault.lock().expect("no panic"))?;
@@ -155,6 +200,14 @@ impl Shared {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if shared.stopped.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    if shared.is_last_write(&request) {
+        pass(&shared, request).await;
+        shared.stopped.store(true, Ordering::SeqCst);
+        return std::future::pending().await;
+    }
     let fault = shared.draw(request.method());
     match fault {
         Some(Fault::Conflict) => status(StatusCode::CONFLICT, "Conflict"),

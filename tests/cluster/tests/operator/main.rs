@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod children;
+mod every_write;
 mod faults;
+mod others;
 mod pods;
 
 use masque_cluster_tests::{POINT, Space};
