@@ -18,7 +18,7 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// next connection reaches another one.
 const LEAVING_MAX: u8 = 4;
 /// Within this time, so that the one that leaves is no longer a choice.
-const LEAVING_PAUSE: Duration = Duration::from_millis(200);
+const LEAVING_PAUSE: Duration = Duration::from_millis(400);
 /// A gateway may ask for patience (Retry-After), but not for more than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Connections begun at one time.
@@ -247,7 +247,10 @@ impl Dialer {
             reason: "the gateway's name gave no address to dial".to_owned(),
         });
         if !self.was_up && !self.keep_trying {
-            if error == AttachError::GoingAway && self.leaving < LEAVING_MAX {
+            // One that has left refuses connections until nothing leads to it any more.
+            let leaves = error == AttachError::GoingAway
+                || self.leaving > 0 && error.retry() == Retry::Helps;
+            if leaves && self.leaving < LEAVING_MAX {
                 self.leaving += 1;
                 let retry_in = self.backoff.spread(LEAVING_PAUSE);
                 self.state = State::Wait {

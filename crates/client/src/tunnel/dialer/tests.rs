@@ -205,9 +205,12 @@ fn a_first_attempt_that_meets_gateways_that_leave_begins_again() {
     let mut now = Instant::now();
     let mut once = dialer(false);
     once.begin(now);
-    for _ in 0..LEAVING_MAX {
+    for round in 0..LEAVING_MAX {
         assert!(matches!(once.poll(now, NONE), Some(Action::Dial(_))));
-        once.failed(AttachError::GoingAway);
+        once.failed(match round {
+            1 => refused(),
+            _ => AttachError::GoingAway,
+        });
         let Some(Action::Failed { retry_in, .. }) = once.poll(now, NONE) else {
             panic!("it gave up");
         };
