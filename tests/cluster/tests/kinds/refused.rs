@@ -28,6 +28,7 @@ VPCIngressPoint | /fabric/static/localSIDIPv4 | "192.0.2.1" | spec.fabric.static
 VPCIngressPoint | /fabric/static/localSIDIPv4 | "fd00:0:1:1::" | spec.fabric.static.localSIDIPv4 | localSIDIPv4 must differ
 VPCIngressPoint | /fabric/static/sourceAddress | "192.0.2.1" | spec.fabric.static.sourceAddress | sourceAddress must
 VPCIngressPoint | /fabric/static/routes/0/sid | "192.0.2.1" | spec.fabric.static.routes[0].sid | sid must
+VPCIngressPoint | /fabric/static/peers | ["192.0.2.0/24"] | spec.fabric.static.peers | peers must be IPv6
 VPCAccessPolicy | /rules/0/prefixes/0/except/0 | "10.2.0.0/24" | spec.rules[0].prefixes[0] | every prefix in
 VPCAccessPolicy | /rules/0/ports/0/endPort | 7999 | spec.rules[0].ports[0].endPort | endPort needs port
 VPCAccessPolicy | /rules/0/ports/0/protocol | "ICMP" | spec.rules[0].ports[0].port | only TCP, UDP
