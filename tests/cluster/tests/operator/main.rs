@@ -8,6 +8,7 @@ mod every_write;
 mod faults;
 mod others;
 mod pods;
+mod upgrade;
 
 use masque_cluster_tests::{POINT, Space};
 use serde_json::{Value, json};
