@@ -20,7 +20,8 @@ every_pod() { echo "10.$((110 + $(number))).0.0/16,fdc1:$(number)::/32"; }
 netns() { echo "$(bridge)-n$1"; }
 
 number() { # 0..99, this cluster's alone while it runs
-  [[ -f $run/number ]] || python3 - "$run" <<'PY'
+  # Two that start in the same moment look one after the other.
+  [[ -f $run/number ]] || flock "$home/run" python3 - "$run" <<'PY'
 import os, pathlib, sys
 run = pathlib.Path(sys.argv[1])
 taken = {path.read_text().strip() for path in run.parent.glob("*/number")}
@@ -59,7 +60,7 @@ node() { # N
   [[ -d /sys/fs/cgroup/cpuset ]] || { note "a node needs the cgroup v1 hierarchies; this machine has cgroup v2 only"; exit $UNAVAILABLE; }
   running kube-scheduler || fail "cluster '$id' runs without a scheduler; scripts/kube.sh up all"
   running "node-$n" && { note "node $n runs already"; return; }
-  scripts/deps nft:nftables ip:iproute2 iptables:iptables nsenter:util-linux >&2 || exit $UNAVAILABLE
+  scripts/deps nft:nftables ip:iproute2 iptables:iptables nsenter:util-linux pgrep:procps >&2 || exit $UNAVAILABLE
   build "${NODE[@]}" && debian && pause_image
   folder=$run/node-$n
   remove_node "$n"
