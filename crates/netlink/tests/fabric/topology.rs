@@ -18,14 +18,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use masque_model::{
     AddressPool, AuthMethods, BridgeMode, Fabric, FabricRoute, ObjectName, SessionLimits, Snapshot,
     StaticFabric,
 };
-use masque_netlink::{Change, Kernel, diff};
+use masque_netlink::{Change, Kernel, NetlinkError, diff};
 use masque_srv6::{KernelPlan, Sid, Slot, VpcLinks, plan};
 use masque_testkit::{Capture, Lab, Netns};
 use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunError, TunQueue, Written};
@@ -250,7 +250,7 @@ impl Gateway {
     pub(crate) fn apply(&self, plan: &KernelPlan) -> Vec<Change> {
         self.ns.enter(|| {
             let changes = diff(&self.kernel.observe(plan).unwrap(), plan);
-            self.kernel.apply(&changes).unwrap();
+            once_free(|| self.kernel.apply(&changes));
             changes
         })
     }
@@ -318,6 +318,20 @@ impl Pump {
             })
             .into();
         Self { stop, threads }
+    }
+}
+
+/// A child that another test forked a moment ago holds what an earlier handle has let go, until it
+/// runs its program.
+pub(crate) fn once_free<T>(attempt: impl Fn() -> Result<T, NetlinkError>) -> T {
+    let end = Instant::now() + Duration::from_secs(2);
+    loop {
+        match attempt() {
+            Err(NetlinkError::Busy) if Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done.unwrap(),
+        }
     }
 }
 
