@@ -270,8 +270,8 @@ impl Gateway {
     /// The next packet for the clients of VPC `i` that `wanted` accepts.
     pub(crate) fn receive(&self, i: usize, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let mut buf = vec![0; READ_BUFFER_BYTES];
-        let deadline = std::time::Instant::now() + Duration::from_secs(2);
-        while std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline {
             match self.queues[i].read(&mut buf).unwrap() {
                 Some(read) if wanted(read.packet) => return Some(read.packet.to_vec()),
                 Some(_) => {}
@@ -290,11 +290,11 @@ pub(crate) fn open_tun(ns: &Netns, name: &str) -> TunQueue {
     };
     // A device that was closed just before lives on while another test's child, between fork and
     // exec, still holds its descriptor.
-    let end = std::time::Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
         match ns.enter(|| TunDevice::open(&config)) {
             Ok((_, mut queues)) => return queues.remove(0),
-            Err(TunError::NameTaken(_)) if std::time::Instant::now() < end => {
+            Err(TunError::NameTaken(_)) if Instant::now() < end => {
                 thread::sleep(Duration::from_millis(5));
             }
             Err(error) => panic!("{error}"),
