@@ -304,7 +304,12 @@ impl<D: Device> Driver<D> {
                     self.source = source_towards(assignment.remote).ok();
                     self.reason = None;
                 }
-                TunnelEvent::Down { error, .. } => self.reason = Some(error.clone()),
+                TunnelEvent::Down { error, retry_in } => {
+                    if *error == AttachError::GoingAway && !retry_in.is_zero() {
+                        self.renew_socket();
+                    }
+                    self.reason = Some(error.clone());
+                }
                 TunnelEvent::Closed(reason) => {
                     self.reason.clone_from(reason);
                     self.closed = Some(reason.clone());
@@ -313,6 +318,16 @@ impl<D: Device> Driver<D> {
                 TunnelEvent::Changed(_) | TunnelEvent::Mtu(_) | TunnelEvent::Draining => {}
             }
             (self.observer)(&event);
+        }
+    }
+
+    /// Takes another port while nothing is under way. A load balancer in between remembers by
+    /// addresses and ports whom it leads to: from the old port every dial would meet the gateway
+    /// that leaves, until it has left.
+    fn renew_socket(&mut self) {
+        match GatewaySocket::open() {
+            Ok(socket) => self.socket = socket,
+            Err(error) => tracing::debug!(%error, "the old socket stays"),
         }
     }
 
