@@ -57,10 +57,14 @@ impl Place {
     }
 
     fn run(&self, port: u16) -> Running {
+        self.run_as(port, Behaviour::default())
+    }
+
+    fn run_as(&self, port: u16, behaviour: Behaviour) -> Running {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut socket = UdpSocket::bind(&SocketOptions::new(address)).unwrap();
         let port = socket.local_addr().unwrap().port();
-        let mut gateway = Gateway::new(&self.site, Behaviour::default(), 1, Instant::now());
+        let mut gateway = Gateway::new(&self.site, behaviour, 1, Instant::now());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -115,6 +119,18 @@ fn packet(number: u16) -> Vec<u8> {
         9,
         &number.to_be_bytes(),
     )
+}
+
+#[test]
+fn a_gateway_that_leaves_is_left_by_another_port() {
+    let place = Place::new();
+    let leaves = Behaviour {
+        leaves_first_port: true,
+        ..Behaviour::default()
+    };
+    let gateway = place.run_as(0, leaves);
+    let attached = attach(&place.config("127.0.0.1", gateway.port)).unwrap();
+    attached.events.wait_up(PATIENCE).unwrap();
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub(crate) struct Behaviour {
     pub(crate) answer: bool,
     /// Answer requests for addresses at all.
     pub(crate) answer_requests: bool,
+    /// Tell everybody to go who comes from the port that came first, as a pod does to which a load
+    /// balancer leads that port.
+    pub(crate) leaves_first_port: bool,
 }
 
 impl Default for Behaviour {
@@ -49,6 +52,7 @@ impl Default for Behaviour {
             datagrams: true,
             answer: true,
             answer_requests: true,
+            leaves_first_port: false,
         }
     }
 }
@@ -71,6 +75,7 @@ pub(crate) struct Gateway {
     pub(crate) requests: Vec<(Option<[u8; 32]>, String)>,
     pub(crate) packets: Vec<Bytes>,
     pub(crate) closed: Vec<String>,
+    first_port: Option<u16>,
     epoch: Instant,
 }
 
@@ -100,6 +105,7 @@ impl Gateway {
             requests: Vec::new(),
             packets: Vec::new(),
             closed: Vec::new(),
+            first_port: None,
             epoch: now,
         }
     }
@@ -214,6 +220,15 @@ impl Gateway {
         self.requests.push((key, head.path.clone().unwrap()));
         if !self.behaviour.answer {
             return;
+        }
+        if self.behaviour.leaves_first_port {
+            let port = self.machine.remote_address(conn).unwrap().port();
+            if *self.first_port.get_or_insert(port) == port {
+                let http = self.machine.http(conn).unwrap();
+                http.shutdown();
+                http.shutdown();
+                return;
+            }
         }
         let response = self.response();
         let http = self.machine.http(conn).unwrap();
