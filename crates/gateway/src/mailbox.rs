@@ -84,6 +84,11 @@ impl Mailbox {
         self.commands.pop()
     }
 
+    /// Whether commands wait: two loads, no system call.
+    pub(crate) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// The next packet (the shard's own thread).
     pub(crate) fn packet(&self) -> Option<HandedPacket> {
         self.packets.pop()

@@ -212,6 +212,7 @@ impl Shard {
         self.mail
     }
 
+    /// Commands; `true` when a budget ended it.
     fn take_commands(&mut self, at: Instant, now: Now) -> bool {
         for _ in 0..COMMANDS_A_TURN {
             match self.mailbox.command() {

@@ -1,6 +1,6 @@
 //! The way of a packet through a shard: datagram → dataplane → TUN, and TUN → dataplane → datagrams.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use masque_gateway_core::{ClientVerdict, Dataplane, Now, VpcIndex, VpcVerdict};
 use masque_packet::segment::{GsoInfo, segments};
@@ -107,49 +107,93 @@ impl Shard {
     /// Packets of the VPCs to clients; `true` when the budget ended it.
     pub(super) fn vpcs_to_datagrams(&mut self, at: Instant, now: Now) -> bool {
         let mut more = false;
-        for (index, vpc) in &mut self.vpcs {
+        // Out of the shard while packets lie in it, so that commands may be obeyed between them.
+        let mut buffer = std::mem::take(&mut self.scratch.read);
+        let mut next = self.vpcs.first_key_value().map(|(index, _)| *index);
+        while let Some(index) = next {
             let mut left = READS_A_TURN;
-            while vpc.ready && !vpc.down {
+            while self.vpc_to_datagrams(index, &mut buffer, at, now) {
+                left -= 1;
                 if left == 0 {
                     more = true;
                     break;
                 }
-                left -= 1;
-                let read = match vpc.queue.read(&mut self.scratch.read) {
-                    Ok(Some(read)) => read,
-                    Ok(None) => {
-                        vpc.ready = false;
-                        break;
-                    }
-                    Err(TunError::BadPacket(_)) => {
-                        self.figures.tun_bad_packets += 1;
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::error!(shard = self.id, %error, "a TUN device is gone");
-                        vpc.down = true;
-                        // A device that is gone is ready without end: the thread would never sleep.
-                        self.poller.remove(Source::Vpc(*index), &vpc.queue);
-                        break;
-                    }
-                };
-                let reply = &mut self.scratch.reply;
-                let verdict = self
-                    .plane
-                    .from_vpc(now, *index, read.packet, &read.gso, reply);
-                let mut outward = Outward {
-                    tunnels: &self.tunnels,
-                    ports: &mut self.ports,
-                    peers: &self.peers,
-                    figures: &mut self.figures,
-                };
-                outward.act(verdict, *index, vpc, read.packet, &read.gso, reply);
-                for port in &mut self.ports {
-                    port.send_full(at, &mut self.figures);
-                }
+            }
+            let after = (Bound::Excluded(index), Bound::Unbounded);
+            next = self.vpcs.range(after).next().map(|(index, _)| *index);
+        }
+        self.scratch.read = buffer;
+        more
+    }
+
+    /// Reads one super-packet of a VPC and sends it to its client; `false` when there is none.
+    fn vpc_to_datagrams(
+        &mut self,
+        index: VpcIndex,
+        buffer: &mut [u8],
+        at: Instant,
+        now: Now,
+    ) -> bool {
+        let Some(vpc) = self.vpcs.get_mut(&index) else {
+            return false;
+        };
+        if !vpc.ready || vpc.down {
+            return false;
+        }
+        match vpc.queue.read(buffer) {
+            Ok(Some(read)) => {
+                self.hear_of_sessions(at, now);
+                self.forward_to_client(index, read.packet, &read.gso, at, now);
+                return true;
+            }
+            Ok(None) => vpc.ready = false,
+            Err(TunError::BadPacket(_)) => {
+                self.figures.tun_bad_packets += 1;
+                return true;
+            }
+            Err(error) => {
+                tracing::error!(shard = self.id, %error, "a TUN device is gone");
+                vpc.down = true;
+                // A device that is gone is ready without end: the thread would never sleep.
+                self.poller.remove(Source::Vpc(index), &vpc.queue);
             }
         }
-        more
+        false
+    }
+
+    /// Takes the commands that came since the turn began. The packet just read may answer the first
+    /// one of a session that another shard has begun meanwhile: that shard told of the session before
+    /// its client learnt an address, so what was told is here.
+    fn hear_of_sessions(&mut self, at: Instant, now: Now) {
+        if self.mailbox.has_commands() {
+            self.take_commands(at, now);
+        }
+    }
+
+    fn forward_to_client(
+        &mut self,
+        index: VpcIndex,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        at: Instant,
+        now: Now,
+    ) {
+        // A command may have closed the VPC.
+        let Some(vpc) = self.vpcs.get(&index) else {
+            return;
+        };
+        let reply = &mut self.scratch.reply;
+        let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
+        let mut outward = Outward {
+            tunnels: &self.tunnels,
+            ports: &mut self.ports,
+            peers: &self.peers,
+            figures: &mut self.figures,
+        };
+        outward.act(verdict, index, vpc, packet, gso, reply);
+        for port in &mut self.ports {
+            port.send_full(at, &mut self.figures);
+        }
     }
 
     /// Packets that other shards read for sessions of this one.

@@ -7,12 +7,15 @@ use std::{
 
 use masque_gateway_core::{Registry, RegistryConfig};
 use masque_http3 as http3;
+use masque_testkit::Lab;
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
     sockets::{SocketOptions, UdpSocket},
     tls::{CertificateStore, ClientTls, ServerCertificate, ServerTls, ServerTrust},
 };
+use masque_tun::{TunConfig, TunDevice, TunQueue};
 use rustls_pki_types::UnixTime;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{command::PortSetup, development};
@@ -127,4 +130,46 @@ fn a_connection_that_comes_while_draining_is_told_to_go_away() {
     bench.until(|bench| bench.shard.drain == Drain::Final);
     bench.connect();
     bench.until(|bench| bench.goaways().last() == Some(&0));
+}
+
+/// A TUN queue with one packet to read.
+fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
+    let host = lab.host("vpc");
+    let config = TunConfig {
+        name: "tun0".to_owned(),
+        queues: 1,
+        offload: true,
+    };
+    let (_, mut queues) = host.enter(|| TunDevice::open(&config)).unwrap();
+    host.ip(&["link", "set", "tun0", "up", "mtu", "1400"]);
+    host.address("tun0", "10.0.0.1/24");
+    host.enter(|| {
+        let socket = std::net::UdpSocket::bind("10.0.0.1:0").unwrap();
+        socket.send_to(b"a reply", "10.0.0.2:9").unwrap();
+    });
+    queues.remove(0)
+}
+
+/// The client of a session on another shard may have sent a packet, and its answer may be here, in
+/// the same turn in which this shard is told of the session.
+#[test]
+fn what_was_told_before_a_packet_came_is_heard_before_the_packet_is_judged() {
+    if let Err(skip) = Lab::available() {
+        return println!("{skip}");
+    }
+    let queue = queue_with_a_packet(&mut Lab::new());
+    let Bench {
+        mut shard, mailbox, ..
+    } = Bench::new();
+    shard.open_vpc(VpcIndex(0), queue, false);
+    let (reply, mut told) = oneshot::channel();
+    // As late as it can be: the turn's look into the mailbox is over.
+    let sessions = false;
+    mailbox.send(Command::Report { sessions, reply }).unwrap();
+    let at = Instant::now();
+    let now = shard.now(at);
+    shard.vpcs_to_datagrams(at, now);
+    assert!(told.try_recv().is_ok(), "the command still waits");
+    let dropped = &shard.plane.stray_counters().dropped_to_client;
+    assert!(dropped.iter().sum::<u64>() > 0, "no packet came");
 }

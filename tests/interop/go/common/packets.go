@@ -3,6 +3,7 @@
 package common
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -64,34 +66,77 @@ type Packets interface {
 	WritePacket([]byte) ([]byte, error)
 }
 
+// again is when a request without a reply is repeated, and patience when that ends: packets may be
+// lost, and a machine that runs other tests loses some.
+const again, patience = 500 * time.Millisecond, 5 * time.Second
+
 // Ping sends echo requests of all sizes that fit, one after the other, and counts the replies.
 func Ping(tunnel Packets, source, destination netip.Addr, count int) error {
-	replies := 0
-	buffer := make([]byte, 2048)
+	replies := make(chan []byte)
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			buffer := make([]byte, 2048)
+			n, err := tunnel.ReadPacket(buffer)
+			if err != nil {
+				failed <- err
+				return
+			}
+			replies <- buffer[:n]
+		}
+	}()
 	for number := range count {
 		size := 28 + number*(1280-28)/max(count-1, 1)
 		request := EchoRequest(source, destination, uint16(number), size)
-		if icmp, err := tunnel.WritePacket(request); err != nil || icmp != nil {
-			return fmt.Errorf("ping %d of %d bytes: %v %x", number, size, err, icmp)
+		if err := ping(tunnel, request, replies, failed); err != nil {
+			return fmt.Errorf("ping %d of %d bytes: %w", number, size, err)
 		}
-		timer := time.AfterFunc(5*time.Second, func() {
-			fmt.Println("error no reply to ping", number)
-			os.Exit(1)
-		})
-		n, err := tunnel.ReadPacket(buffer)
-		timer.Stop()
-		if err != nil {
-			return err
-		}
-		reply := buffer[:n]
-		if n != size || reply[20] != 0 || binary.BigEndian.Uint16(reply[26:]) != uint16(number) ||
-			netip.AddrFrom4([4]byte(reply[12:16])) != destination || Checksum(reply[20:]) != 0 {
-			return fmt.Errorf("ping %d of %d bytes came back as %x", number, size, reply)
-		}
-		replies++
 	}
-	fmt.Println("replies", replies)
+	fmt.Println("replies", count)
 	return nil
+}
+
+// ping sends one request until its reply comes. A late reply to a former request is no error.
+func ping(tunnel Packets, request []byte, replies chan []byte, failed chan error) error {
+	late := time.After(patience)
+	for {
+		// A library writes hop limit and checksum into what it is given.
+		if icmp, err := tunnel.WritePacket(slices.Clone(request)); err != nil || icmp != nil {
+			return fmt.Errorf("%v %x", err, icmp)
+		}
+		repeat := time.After(again)
+		for waiting := true; waiting; {
+			select {
+			case reply := <-replies:
+				former, err := check(request, reply)
+				if err != nil || !former {
+					return err
+				}
+			case err := <-failed:
+				return err
+			case <-repeat:
+				waiting = false
+			case <-late:
+				return errors.New("no reply")
+			}
+		}
+	}
+}
+
+// check compares a reply with its request, and says whether it belongs to a former one.
+func check(request, reply []byte) (former bool, err error) {
+	if len(reply) < 28 || reply[20] != 0 || Checksum(reply[20:]) != 0 ||
+		!bytes.Equal(reply[12:16], request[16:20]) {
+		return false, fmt.Errorf("came back as %x", reply)
+	}
+	number, asked := binary.BigEndian.Uint16(reply[26:]), binary.BigEndian.Uint16(request[26:])
+	if number < asked {
+		return true, nil
+	}
+	if number > asked || len(reply) != len(request) || !bytes.Equal(reply[28:], request[28:]) {
+		return false, fmt.Errorf("came back as %x", reply)
+	}
+	return false, nil
 }
 
 // TooBig writes what no path here carries, which the library answers itself.
