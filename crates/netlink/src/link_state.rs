@@ -29,10 +29,10 @@ impl LinkState {
     /// What the operating system says; `ENODEV` when there is no such device.
     pub fn of(name: &str) -> io::Result<Self> {
         let socket = any_socket()?;
-        let ask = |call, request: &mut libc::ifreq| {
+        let ask = |call: libc::c_ulong, request: &mut libc::ifreq| {
             // SAFETY: these calls read the name of, and write one number to, an ifreq that lives
-            // through the call.
-            let done = unsafe { libc::ioctl(socket.as_raw_fd(), call, request) };
+            // through the call. The type of the call's number is not the same in every C library.
+            let done = unsafe { libc::ioctl(socket.as_raw_fd(), call as _, request) };
             if done < 0 {
                 Err(io::Error::last_os_error())
             } else {

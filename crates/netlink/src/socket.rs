@@ -15,7 +15,7 @@ const REPLIES_MAX: usize = 1 << 20;
 /// How often a dump that the kernel found to be inconsistent is repeated.
 const DUMP_ATTEMPTS: u32 = 5;
 /// The kernel answers at once; this only ends a wait for an answer that was lost.
-const RECEIVE_TIMEOUT_S: libc::time_t = 5;
+const RECEIVE_TIMEOUT_S: i64 = 5;
 
 /// `nlmsghdr` flags.
 pub(crate) const REQUEST: u16 = libc::NLM_F_REQUEST as u16;

@@ -114,6 +114,7 @@ impl Poller {
     )]
     pub(crate) fn wait(&self, timeout: Option<Duration>, mut ready: impl FnMut(Source)) -> bool {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        const { assert!(size_of::<libc::timespec>() == 16) };
         let timeout = timeout.map(|d| libc::timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(d.subsec_nanos()),
@@ -124,8 +125,21 @@ impl Poller {
         let epoll = self.epoll.0.as_raw_fd();
         let most = libc::c_int::try_from(events.len()).unwrap_or(1);
         let buffer = events.as_mut_ptr();
-        // SAFETY: the array and the timespec live through the call; a null mask is allowed.
-        let count = unsafe { libc::epoll_pwait2(epoll, buffer, most, pointer, std::ptr::null()) };
+        let no_mask = std::ptr::null::<libc::sigset_t>();
+        // SAFETY: the array and the timespec, whose fields are 64 bits wide as the kernel's, live through
+        // the call; a null mask is allowed, and its size means nothing then. By number, because not every
+        // C library has this call.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                epoll,
+                buffer,
+                most,
+                pointer,
+                no_mask,
+                0_usize,
+            )
+        };
         // An interrupted or failed wait is an early turn, which finds nothing.
         let count = usize::try_from(count).unwrap_or(0);
         for event in &events[..count.min(EVENTS)] {
