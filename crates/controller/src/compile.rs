@@ -92,30 +92,85 @@ pub fn compile(
     options: &Options,
     previous: &[Snapshot],
 ) -> Compiled {
-    let mut options = options.clone();
-    options.secrets.extend(resources.secrets.keys().cloned());
-    let mut compiler = Compiler {
-        resources,
-        options: &options,
-        now_unix_s,
-        previous: previous
-            .iter()
-            .map(|old| (&old.ingress_point, old))
-            .collect(),
-        problems: Vec::new(),
-    };
-    let mut drafts = compiler.ingress_points();
-    compiler.attachments(&mut drafts);
-    compiler.policies(&mut drafts);
-    let snapshots = drafts
-        .into_values()
-        .map(|draft| compiler.versioned(draft.snapshot))
-        .collect();
-    let mut problems = compiler.problems;
-    manifests::settle(&mut problems);
-    Compiled {
-        snapshots,
-        problems,
+    Points::check(resources, options, previous).compile(resources, now_unix_s, options, previous)
+}
+
+/// Ingress points, checked by themselves and against each other: the first half of [`compile`].
+///
+/// Without [`Options::cross_namespace_vpcs`] nothing else looks beyond its namespace, so that the
+/// parts of [`by_namespace`](Self::by_namespace) may be compiled one by one, each with the objects
+/// of its namespace alone: together they are what [`compile`] makes of all objects, but for hints
+/// at what is in other namespaces.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Points {
+    drafts: Drafts,
+    problems: Vec<Problem>,
+    retained: bool,
+}
+
+impl Points {
+    /// Checks the ingress points of `resources`.
+    pub fn check<'a>(
+        resources: &Resources,
+        options: &Options,
+        previous: impl IntoIterator<Item = &'a Snapshot>,
+    ) -> Self {
+        let mut options = options.clone();
+        options.secrets.extend(resources.secrets.keys().cloned());
+        let mut compiler = Compiler::new(resources, 0, &options, previous);
+        let (drafts, retained) = compiler.ingress_points();
+        Self {
+            drafts,
+            problems: compiler.problems,
+            retained,
+        }
+    }
+
+    /// Whether an ingress point that cannot be read stays in force, so that this depends on the
+    /// snapshots in force as well.
+    pub fn retained(&self) -> bool {
+        self.retained
+    }
+
+    /// The same, apart for each namespace.
+    pub fn by_namespace(self) -> BTreeMap<String, Self> {
+        let mut parts: BTreeMap<String, Self> = BTreeMap::new();
+        for (name, draft) in self.drafts {
+            let part = parts.entry(name.namespace.clone()).or_default();
+            part.drafts.insert(name, draft);
+        }
+        for problem in self.problems {
+            let object = problem.object.as_ref();
+            let namespace = object.map(|object| object.name.namespace.clone());
+            let part = parts.entry(namespace.unwrap_or_default()).or_default();
+            part.problems.push(problem);
+        }
+        parts
+    }
+
+    /// Adds attachments and rules: the second half of [`compile`], with the same arguments.
+    pub fn compile<'a>(
+        self,
+        resources: &Resources,
+        now_unix_s: u64,
+        options: &Options,
+        previous: impl IntoIterator<Item = &'a Snapshot>,
+    ) -> Compiled {
+        let mut compiler = Compiler::new(resources, now_unix_s, options, previous);
+        compiler.problems = self.problems;
+        let mut drafts = self.drafts;
+        compiler.attachments(&mut drafts);
+        compiler.policies(&mut drafts);
+        let snapshots = drafts
+            .into_values()
+            .map(|draft| compiler.versioned(draft.snapshot))
+            .collect();
+        let mut problems = compiler.problems;
+        manifests::settle(&mut problems);
+        Compiled {
+            snapshots,
+            problems,
+        }
     }
 }
 
@@ -130,8 +185,27 @@ struct Compiler<'a> {
     problems: Vec<Problem>,
 }
 
+impl<'a> Compiler<'a> {
+    fn new<'p: 'a>(
+        resources: &'a Resources,
+        now_unix_s: u64,
+        options: &'a Options,
+        previous: impl IntoIterator<Item = &'p Snapshot>,
+    ) -> Self {
+        let previous = previous.into_iter().map(|old| (&old.ingress_point, old));
+        Self {
+            resources,
+            options,
+            now_unix_s,
+            previous: previous.collect(),
+            problems: Vec::new(),
+        }
+    }
+}
+
 impl Compiler<'_> {
-    fn ingress_points(&mut self) -> Drafts {
+    /// Those that may be in force, and whether any is there although it cannot be read.
+    fn ingress_points(&mut self) -> (Drafts, bool) {
         let mut sources: Vec<_> = self.resources.ingress_points.iter().collect();
         sources.sort_by_cached_key(|sourced| sourced.precedence());
         let mut drafts = Drafts::new();
@@ -147,6 +221,7 @@ impl Compiler<'_> {
             }
         }
         self.retain_ingress_points(&refused, &candidates, &mut drafts);
+        let retained = !drafts.is_empty();
         for (sourced, draft) in candidates {
             let mut report = Report::new(Kind::VPCIngressPoint, sourced, &mut self.problems);
             let spec = &sourced.object.spec;
@@ -169,7 +244,7 @@ impl Compiler<'_> {
             }
             drafts.insert(sourced.name(), draft);
         }
-        drafts
+        (drafts, retained)
     }
 
     /// Ingress points that were in force and cannot be read now stay as they were, with the

@@ -21,7 +21,7 @@ mod suggest;
 mod validate;
 
 pub use compile::{
-    Built, Compiled, MAX_ATTACHMENTS, MAX_RULE_ATTACHMENTS, MAX_RULES, Options, compile,
+    Built, Compiled, MAX_ATTACHMENTS, MAX_RULE_ATTACHMENTS, MAX_RULES, Options, Points, compile,
 };
 pub use masque_api::{ConditionType, Reason};
 pub use masque_model::Snapshot;

@@ -31,7 +31,7 @@ pub struct Resources {
     pub secrets: BTreeMap<ObjectName, Secret>,
     /// Names of VPCs. When absent, nobody knows which VPCs there are and every name is taken as
     /// good.
-    pub vpcs: Option<BTreeSet<ObjectName>>,
+    pub vpcs: Option<Arc<BTreeSet<ObjectName>>>,
     /// Objects that exist but could not be read. Where they were in force before, they stay so.
     pub unreadable: BTreeSet<(Kind, ObjectName)>,
     /// Some text could not be read as any object, so that an object that is not here may still

@@ -41,7 +41,7 @@ pub const MAX_SESSIONS: usize = 16;
 pub const MAX_ADDRESSES: usize = 16;
 
 /// What was seen of one ingress point besides its resources.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// Its pods, ready or not.
     pub pods: Vec<PodReport>,
@@ -71,7 +71,9 @@ pub struct PointState<'a> {
 }
 
 /// Problems by the object they are about.
-pub fn by_object(problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<&Problem>> {
+pub fn by_object<'a>(
+    problems: impl IntoIterator<Item = &'a Problem>,
+) -> BTreeMap<ObjectRef, Vec<&'a Problem>> {
     let mut by_object: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for problem in problems {
         if let Some(object) = &problem.object {

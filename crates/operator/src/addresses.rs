@@ -18,18 +18,20 @@ use kube::{
 };
 use masque_api::{API_VERSION, ConnectorAttachment, VPCIngressPoint};
 use masque_controller::{
+    Kind,
     children::child_metadata,
-    ipam::{self, AddressWrite, AssignOutcome, AssignState, Held, Ledger, ledger_name},
+    ipam::{self, AddressWrite, AssignState, Held, Ledger, LedgerError, ledger_name},
 };
-use masque_model::{ObjectName, Snapshot};
+use masque_model::ObjectName;
 use serde_json::json;
 
 use crate::{
     apply::outcome,
     certificates::now_unix_s,
     client::{CallError, call},
-    index::{Index, name_of},
+    index::name_of,
     kinds::ChildKind,
+    namespaces::Work,
     view::View,
     watches::seen,
     writer::Writer,
@@ -47,14 +49,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Gives addresses, and remembers who held which.
 pub(crate) struct Addresses {
     writer: Writer,
-    before: Held,
+    /// By namespace.
+    before: BTreeMap<String, Held>,
+    /// The newest version of any attachment that was ever seen.
+    seen_version: u64,
 }
 
 /// What a round came to.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
-    /// What became of each attachment.
-    pub(crate) outcomes: Vec<AssignOutcome>,
     /// Attachments whose addresses were written now, or will be in the next rounds.
     pub(crate) fresh: BTreeSet<ObjectName>,
     /// When to try again what could not be written.
@@ -64,8 +67,10 @@ pub(crate) struct Given {
 }
 
 /// What was decided and is not written yet.
+#[derive(Default)]
 pub(crate) struct Plan {
-    held: Held,
+    /// What is held, by namespace.
+    held: BTreeMap<String, Held>,
     ledgers: BTreeMap<ObjectName, Ledger>,
     /// The versions at which the ledgers were read.
     versions: BTreeMap<ObjectName, String>,
@@ -79,37 +84,64 @@ impl Addresses {
     pub(crate) fn new(writer: Writer) -> Self {
         Self {
             writer,
-            before: Held::default(),
+            before: BTreeMap::new(),
+            seen_version: 0,
         }
     }
 
     /// Fills in the addresses in force, and decides which to give next.
-    pub(crate) fn decide(&self, snapshots: &mut [Snapshot]) -> (Given, Plan) {
-        let held = self.held();
-        let (mut ledgers, versions, unusable) = self.ledgers(snapshots);
-        for snapshot in snapshots.iter() {
-            // Nobody gets an address by a ledger that cannot be read.
-            if unusable.contains(&snapshot.ingress_point) {
-                let closed = Ledger {
+    pub(crate) fn decide(&mut self, view: &View, works: &mut [Work]) -> Plan {
+        self.before
+            .retain(|namespace, _| view.namespaces.contains_key(namespace));
+        // The newest attachment may be deleted by now, and a ledger be as new as it was.
+        self.seen_version = self.seen_version.max(view.attachments_as_of);
+        let mut plan = Plan::default();
+        for work in &*works {
+            let held = self.held(work);
+            self.seen_version = self.seen_version.max(held.seen_version);
+            plan.held.insert(work.namespace.clone(), held);
+        }
+        for work in works {
+            self.decide_one(work, &mut plan);
+        }
+        plan
+    }
+
+    fn decide_one(&self, work: &mut Work, plan: &mut Plan) {
+        let nothing = Held::default();
+        let before = self.before.get(&work.namespace).unwrap_or(&nothing);
+        let Some(held) = plan.held.get_mut(&work.namespace) else {
+            return;
+        };
+        held.seen_version = self.seen_version;
+        let mut ledgers = BTreeMap::new();
+        for snapshot in &work.snapshots {
+            let point = &snapshot.ingress_point;
+            let Some(object) = work.objects.ledgers.get(point) else {
+                continue;
+            };
+            plan.versions
+                .extend(object.resource_version().map(|it| (point.clone(), it)));
+            let ledger = read_ledger(object).unwrap_or_else(|error| {
+                let config_map = ledger_name(&point.name);
+                tracing::warn!(%error, namespace = point.namespace, config_map, "no addresses are given");
+                plan.unusable.insert(point.clone());
+                // Nobody gets an address by a ledger that cannot be read.
+                Ledger {
                     as_of: u64::MAX,
                     ..Ledger::default()
-                };
-                ledgers.insert(snapshot.ingress_point.clone(), closed);
-            }
+                }
+            });
+            ledgers.insert(point.clone(), ledger);
         }
-        let assigned = ipam::assign(snapshots, &held, &self.before, &ledgers, now_unix_s());
-        let given = Given {
-            outcomes: assigned.outcomes,
-            ..Given::default()
-        };
-        let plan = Plan {
-            held,
-            ledgers: assigned.ledgers,
-            versions,
-            unusable,
-            writes: assigned.writes,
-        };
-        (given, plan)
+        let assigned = ipam::assign(&mut work.snapshots, held, before, &ledgers, now_unix_s());
+        work.outcomes = assigned.outcomes;
+        // What is written now is looked at in the next pass.
+        if !assigned.ledgers.is_empty() || !assigned.writes.is_empty() || work.lacks_addresses() {
+            work.settled = false;
+        }
+        plan.ledgers.extend(assigned.ledgers);
+        plan.writes.extend(assigned.writes);
     }
 
     /// Writes what was decided. No write of an address begins after `budget`.
@@ -118,10 +150,11 @@ impl Addresses {
         plan: Plan,
         budget: Duration,
         view: &View,
-        given: &mut Given,
-    ) {
+        works: &[Work],
+    ) -> Given {
+        let mut given = Given::default();
         let mut written = BTreeSet::new();
-        let wanted = plan.ledgers.len();
+        let wanted: BTreeSet<_> = plan.ledgers.keys().cloned().collect();
         for (point, ledger) in plan.ledgers {
             if !plan.unusable.contains(&point)
                 && self
@@ -131,10 +164,12 @@ impl Addresses {
                 written.insert(point);
             }
         }
-        if written.len() == wanted {
-            self.before = plan.held;
-        } else {
-            given.failed += wanted - written.len();
+        let failed: BTreeSet<_> = wanted.difference(&written).collect();
+        given.failed += failed.len();
+        for (namespace, held) in plan.held {
+            if !failed.iter().any(|point| point.namespace == namespace) {
+                self.before.insert(namespace, held);
+            }
         }
         let ready = |write: &AddressWrite| write.after.iter().all(|point| written.contains(point));
         let writes: Vec<_> = plan
@@ -154,7 +189,8 @@ impl Addresses {
         given.fresh = done;
         given.fresh.extend(later);
         // Those whose turn has not come: a ledger takes so many at one time, and was written.
-        let waiting = given.outcomes.iter().filter(|outcome| {
+        let outcomes = works.iter().flat_map(|work| &work.outcomes);
+        let waiting = outcomes.filter(|outcome| {
             outcome.state == AssignState::Pending && written.contains(&outcome.ingress_point)
         });
         let waiting: Vec<_> = waiting.map(|outcome| outcome.attachment.clone()).collect();
@@ -163,60 +199,25 @@ impl Addresses {
             given.again = Some(given.again.map_or(soon, |at| at.min(soon)));
             given.fresh.extend(waiting);
         }
+        given
     }
 
-    /// What every attachment holds, also those that are being deleted. One that cannot be read now
-    /// holds what it held.
-    fn held(&self) -> Held {
-        let index = self.writer.index.lock();
-        let readable = index.attachments.read().map(|(_, object)| &**object);
-        // The newest attachment may be deleted by now, and a ledger be as new as it was.
-        let seen = self.before.seen_version.max(index.attachments_as_of);
-        let mut held = Held::new(readable, seen);
-        for (name, _, _) in index.attachments.unreadable() {
-            if let Some(holder) = self.before.holders.get(name) {
+    /// What every attachment of a namespace holds, also those that are being deleted. One that
+    /// cannot be read now holds what it held.
+    fn held(&self, work: &Work) -> Held {
+        let objects = &work.objects;
+        let readable = objects.attachments.iter().chain(&objects.leaving);
+        let mut held = Held::new(readable.map(|object| &**object), self.seen_version);
+        let before = self.before.get(&work.namespace);
+        for (kind, name) in &objects.unreadable {
+            let holder = before.and_then(|before| before.holders.get(name));
+            if *kind == Kind::ConnectorAttachment
+                && let Some(holder) = holder
+            {
                 held.holders.insert(name.clone(), holder.clone());
             }
         }
         held
-    }
-
-    /// The ledgers of these Snapshots, the versions they were read at, and those that cannot be
-    /// read.
-    fn ledgers(
-        &self,
-        snapshots: &[Snapshot],
-    ) -> (
-        BTreeMap<ObjectName, Ledger>,
-        BTreeMap<ObjectName, String>,
-        BTreeSet<ObjectName>,
-    ) {
-        let index = self.writer.index.lock();
-        let mut ledgers = BTreeMap::new();
-        let mut versions = BTreeMap::new();
-        let mut unusable = BTreeSet::new();
-        for snapshot in snapshots {
-            let point = &snapshot.ingress_point;
-            let Some(object) = stored(&index, point) else {
-                continue;
-            };
-            if let Some(version) = object.resource_version() {
-                versions.insert(point.clone(), version);
-            }
-            let data = object.data.get("data").cloned().unwrap_or_default();
-            let data: Option<BTreeMap<String, String>> = serde_json::from_value(data).ok();
-            match Ledger::from_data(data.as_ref()) {
-                Ok(ledger) => {
-                    ledgers.insert(point.clone(), ledger);
-                }
-                Err(error) => {
-                    let config_map = ledger_name(&point.name);
-                    tracing::warn!(%error, namespace = point.namespace, config_map, "no addresses are given");
-                    unusable.insert(point.clone());
-                }
-            }
-        }
-        (ledgers, versions, unusable)
     }
 
     /// Writes a ledger as it follows the one at `version`; whether it was written.
@@ -344,12 +345,11 @@ impl Addresses {
     }
 }
 
-/// The ConfigMap with the ledger of an ingress point, as last seen.
-fn stored<'a>(index: &'a Index, point: &ObjectName) -> Option<&'a DynamicObject> {
-    let name = ObjectName::new(&point.namespace, ledger_name(&point.name));
-    index
-        .child(ChildKind::ConfigMap, &name)
-        .map(|object| &**object)
+/// What a ConfigMap says of an ingress point's addresses.
+fn read_ledger(object: &DynamicObject) -> Result<Ledger, LedgerError> {
+    let data = object.data.get("data").cloned().unwrap_or_default();
+    let data: Option<BTreeMap<String, String>> = serde_json::from_value(data).ok();
+    Ledger::from_data(data.as_ref())
 }
 
 /// Whether this ConfigMap is a ledger, which no pruning may touch.

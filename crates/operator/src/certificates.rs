@@ -45,6 +45,12 @@ pub(crate) const CA_SECRET: &str = "masque-operator-ca";
 /// them, and no new pod would start. A watch would need the right to read every Secret there is.
 const FRESH: Duration = Duration::from_secs(15);
 
+/// Secrets are looked at this seldom at rest, one with another: of many, each is looked at later.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Those that are due within this are looked at together, so that they cost one pass.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// A Secret that could not be read or written is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -232,7 +238,7 @@ impl Certificates {
                 point.metadata.uid
             );
             let known = self.known.get(&key);
-            if !known.is_some_and(|it| it.state == state && it.until > Instant::now()) {
+            if !known.is_some_and(|it| it.state == state && it.until > Instant::now() + TOGETHER) {
                 let known = self.look(point, &wanted, &key, state).await;
                 self.known.insert(key.clone(), known);
             }
@@ -258,7 +264,7 @@ impl Certificates {
                 self.fingerprints.extend(shown);
                 self.looks += 1;
                 // Those that were issued together are looked at apart.
-                (None, jittered(FRESH, self.looks))
+                (None, jittered(self.fresh(), self.looks))
             }
             Err(error) => {
                 tracing::warn!(%error, secret = %key, "a certificate could not be issued");
@@ -270,6 +276,12 @@ impl Certificates {
             until: Instant::now() + pause,
             failure,
         }
+    }
+
+    /// How long a Secret that was found current is not looked at.
+    fn fresh(&self) -> Duration {
+        let all = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
+        FRESH.max(LOOK_EVERY.saturating_mul(all))
     }
 
     /// Forgets Secrets of ingress points that are gone.

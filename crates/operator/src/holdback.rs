@@ -8,14 +8,14 @@ use masque_api::{ConditionType, RuleAction, VPCIngressPoint};
 use masque_controller::{Kind, ObjectRef, Problem, Reason, Severity};
 use masque_model::ObjectName;
 
-use crate::{index::name_of, versions::told, view::View};
+use crate::{index::name_of, versions::told, view::Objects};
 
 /// Why the first Snapshot that this leader has for `point`, of version `first`, is not published;
 /// nothing when it may be. One that the pods have already is no risk, nor is any when they have none.
 pub(crate) fn held_back(
     point: &VPCIngressPoint,
     first: u64,
-    view: &View,
+    objects: &Objects,
     problems: &[Problem],
 ) -> Option<Problem> {
     let (version, _) = told(point)?;
@@ -23,7 +23,7 @@ pub(crate) fn held_back(
         return None;
     }
     let name = name_of(&point.metadata);
-    let policy = unusable(&name.namespace, view, problems)?;
+    let policy = unusable(objects, problems)?;
     Some(Problem {
         location: None,
         object: Some(ObjectRef::new(Kind::VPCIngressPoint, name)),
@@ -40,22 +40,19 @@ pub(crate) fn held_back(
     })
 }
 
-/// A policy of this namespace whose Deny rules, if it has any, are not in a Snapshot of now.
-fn unusable(namespace: &str, view: &View, problems: &[Problem]) -> Option<ObjectName> {
-    let unread = view.resources.unreadable.iter().find_map(|(kind, name)| {
-        let policy = *kind == Kind::VPCAccessPolicy && name.namespace == namespace;
+/// A policy of the namespace whose Deny rules, if it has any, are not in a Snapshot of now.
+fn unusable(objects: &Objects, problems: &[Problem]) -> Option<ObjectName> {
+    let unread = objects.unreadable.iter().find_map(|(kind, name)| {
+        let policy = *kind == Kind::VPCAccessPolicy;
         policy.then(|| name.clone())
     });
     let refused = || {
-        let mut names = view
-            .policies
-            .iter()
-            .filter(|policy| {
-                let mut rules = policy.spec.rules.iter();
-                rules.any(|rule| rule.action == RuleAction::Deny)
-            })
-            .map(|policy| name_of(&policy.metadata));
-        names.find(|name| name.namespace == namespace && is_refused(name, problems))
+        let policies = objects.policies.iter().filter(|policy| {
+            let mut rules = policy.spec.rules.iter();
+            rules.any(|rule| rule.action == RuleAction::Deny)
+        });
+        let mut names = policies.map(|policy| name_of(&policy.metadata));
+        names.find(|name| is_refused(name, problems))
     };
     unread.or_else(refused)
 }
@@ -89,7 +86,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::index::{Index, Seen};
+    use crate::{
+        index::{Index, Seen},
+        view::View,
+    };
 
     fn object<K: serde::de::DeserializeOwned>(kind: &str, rest: &Value) -> K {
         let mut object = json!({
@@ -117,10 +117,10 @@ mod tests {
         object("VPCAccessPolicy", &json!({"spec": spec}))
     }
 
-    fn view(seen: Seen<VPCAccessPolicy>) -> View {
+    fn objects(seen: Seen<VPCAccessPolicy>) -> Objects {
         let mut index = Index::default();
         index.policies.put(seen);
-        View::of(&index)
+        View::of(&index).namespaces.remove("ns").unwrap()
     }
 
     fn refusal(policy: &VPCAccessPolicy) -> Problem {
@@ -141,7 +141,7 @@ mod tests {
     fn a_new_leader_drops_no_deny_that_it_cannot_read() {
         let running = point(&json!({"snapshot": {"version": 4, "hash": "00"}}));
         let held = |point: &VPCIngressPoint, version, seen, problems: &[Problem]| {
-            let problem = held_back(point, version, &view(seen), problems);
+            let problem = held_back(point, version, &objects(seen), problems);
             // Only an error is told in Programmed.
             assert!(problem.as_ref().is_none_or(Problem::is_error));
             problem.is_some()

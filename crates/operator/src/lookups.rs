@@ -37,11 +37,14 @@ const MAX_VPCS: usize = 50_000;
 /// Addresses of nodes, by their names.
 pub(crate) type Nodes = BTreeMap<String, Vec<IpAddr>>;
 
+/// The VPCs there are; nothing when that is not known.
+pub(crate) type Vpcs = Option<Arc<BTreeSet<ObjectName>>>;
+
 /// Answers, and until when they are taken as true.
 pub(crate) struct Lookups {
     client: Client,
     namespace: Option<String>,
-    vpcs: Option<BTreeSet<ObjectName>>,
+    vpcs: Vpcs,
     vpcs_until: Option<Instant>,
     nodes: Nodes,
     nodes_until: Option<Instant>,
@@ -62,10 +65,7 @@ impl Lookups {
 
     /// The VPCs there are; nothing when that is not known, because the kind is not served or may not
     /// be read.
-    pub(crate) async fn vpcs(
-        &mut self,
-        points: &[Arc<VPCIngressPoint>],
-    ) -> &Option<BTreeSet<ObjectName>> {
+    pub(crate) async fn vpcs(&mut self, points: &[Arc<VPCIngressPoint>]) -> &Vpcs {
         let kinds: BTreeSet<_> = points
             .iter()
             .map(|point| (&point.spec.vpc_ref.group, &point.spec.vpc_ref.kind))
@@ -117,11 +117,7 @@ impl Lookups {
         self.vpcs_until.into_iter().chain(self.nodes_until).min()
     }
 
-    async fn list_vpcs(
-        &self,
-        group: &str,
-        kind: &str,
-    ) -> Result<Option<BTreeSet<ObjectName>>, CallError> {
+    async fn list_vpcs(&self, group: &str, kind: &str) -> Result<Vpcs, CallError> {
         let group = call(discovery::group(&self.client, group)).await?;
         let mut vpcs = BTreeSet::new();
         let Some((resource, capabilities)) = group.recommended_kind(kind) else {
@@ -143,7 +139,7 @@ impl Lookups {
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(Some(vpcs)),
+                None => return Ok(Some(Arc::new(vpcs))),
             }
         }
     }

@@ -19,6 +19,7 @@ mod leader;
 mod lease;
 mod lookups;
 mod metrics;
+mod namespaces;
 mod reconcile;
 mod retry;
 mod run;

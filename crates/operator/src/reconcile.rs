@@ -1,11 +1,12 @@
 //! The pass: everything in the index becomes Snapshots, children and statuses.
 //!
-//! A pass looks at the whole index, is the same however it came about, and writes only what
-//! differs. It runs when something changed (after a short pause, so that a burst costs one pass),
+//! A pass looks at the whole index, is the same however it came about, works on the namespaces where
+//! something changed, and writes only what differs. It runs when something changed (after a short pause, so that a burst costs one pass),
 //! when something that had to wait is due, and every few minutes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,9 +15,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use masque_api::VPCIngressPoint;
 use masque_controller::{
-    Options, Problem,
+    Problem,
     children::{self, ChildOptions},
-    compile,
 };
 use masque_model::{ObjectName, Snapshot};
 use masque_stream::Hub;
@@ -34,9 +34,10 @@ use crate::{
     lease::Leadership,
     lookups::{Lookups, Nodes},
     metrics::Metrics,
+    namespaces::{Known, Namespaces, Work},
     secrets::Secrets,
     status_writer::budget,
-    statuses::{Facts, Statuses},
+    statuses::{Facts, Statuses, by_namespace},
     versions::Versions,
     view::View,
     writer::Writer,
@@ -79,6 +80,7 @@ pub(crate) struct Reconciler {
     secrets: Secrets,
     lookups: Lookups,
     versions: Versions,
+    namespaces: Namespaces,
     built: BTreeMap<ObjectName, Built>,
     spreading: BTreeMap<ObjectName, Instant>,
     renew_at: Instant,
@@ -158,6 +160,7 @@ impl Reconciler {
             lookups: Lookups::new(client.clone(), namespace),
             secrets: Secrets::new(client),
             versions: Versions::default(),
+            namespaces: Namespaces::new(),
             built: BTreeMap::new(),
             spreading: BTreeMap::new(),
             renew_at: Instant::now() + RENEW_EVERY,
@@ -207,36 +210,29 @@ impl Reconciler {
         let mut left = Left::default();
         let began = Instant::now();
         left.again(self.renew().await);
-        let mut view = View::of(&self.index.lock());
+        let view = View::of(&self.index.lock());
         let begun = Instant::now();
         let looked_up = self.secrets.look(&view.points).await;
         let mut fingerprints = looked_up.fingerprints;
-        view.resources.vpcs = self.lookups.vpcs(&view.points).await.clone();
+        let vpcs = self.lookups.vpcs(&view.points).await.clone();
         let nodes = self.lookups.nodes(&view.points).await.clone();
         left.again(looked_up.again);
         left.again(self.lookups.again());
         self.step("lookups", begun);
 
         let begun = Instant::now();
-        let options = Options {
-            secrets: looked_up.present,
-            ..Options::default()
+        let known = Known {
+            secrets: &looked_up.present,
+            vpcs: &vpcs,
+            versions: &self.versions,
+            now_unix_s: now_unix_s(),
         };
-        let previous = self.versions.current();
-        let compiled = compile(&view.resources, now_unix_s(), &options, &previous);
-        drop(previous);
-        let mut problems = compiled.problems;
-        problems.extend(view.unreadable.iter().cloned());
-        problems.extend(looked_up.problems);
-        let mut snapshots = compiled.snapshots;
-        for snapshot in &mut snapshots {
-            own_certificates(snapshot);
-        }
+        let mut works = self.namespaces.changed(&view, &known);
         self.step("compile", begun);
 
         let begun = Instant::now();
-        let (mut given, plan) = self.addresses.decide(&mut snapshots);
-        problems = self.publish(snapshots, &view, problems);
+        let plan = self.addresses.decide(&view, &mut works);
+        self.publish(&mut works);
         self.step("publish", begun);
         let budget = budget(began.elapsed());
         self.statuses.allow(budget);
@@ -248,7 +244,8 @@ impl Reconciler {
 
         // What is given now is in force in the next pass, so that an edit need not wait for it.
         let begun = Instant::now();
-        self.addresses.give(plan, budget, &view, &mut given).await;
+        let given = self.addresses.give(plan, budget, &view, &works).await;
+        self.namespaces.keep(works);
         left.again(given.again);
         left.waiting += given.failed;
         self.step("addresses", begun);
@@ -260,9 +257,10 @@ impl Reconciler {
         let begun = Instant::now();
         let young = begun < self.settled_at;
         left.again(young.then_some(self.settled_at));
+        let others = view.unreadable.iter().chain(&looked_up.problems);
         let facts = Facts {
-            problems: &problems,
-            outcomes: &given.outcomes,
+            namespaces: &self.namespaces,
+            problems: by_namespace(others),
             fresh: &given.fresh,
             nodes: &nodes,
             versions: &self.versions,
@@ -272,7 +270,7 @@ impl Reconciler {
             young,
             now: Timestamp::now(),
         };
-        let (again, waiting) = self.statuses.write(&view, &facts).await;
+        let (again, waiting) = self.statuses.write(&view, facts).await;
         left.again(again);
         left.waiting += waiting;
         self.step("status", begun);
@@ -295,65 +293,59 @@ impl Reconciler {
         Some(self.renew_at)
     }
 
-    /// Puts changed Snapshots into force; `problems` with those that this meets.
-    fn publish(
-        &mut self,
-        snapshots: Vec<Snapshot>,
-        view: &View,
-        mut problems: Vec<Problem>,
-    ) -> Vec<Problem> {
-        let points: BTreeMap<ObjectName, &VPCIngressPoint> = view
-            .points
-            .iter()
-            .map(|point| (name_of(&point.metadata), &**point))
-            .collect();
-        let kept: BTreeSet<ObjectName> = snapshots
-            .iter()
-            .map(|snapshot| snapshot.ingress_point.clone())
-            .collect();
-        for snapshot in snapshots {
-            let point = points.get(&snapshot.ingress_point).copied();
-            let Some(snapshot) = self.versions.next(snapshot, point) else {
-                continue;
-            };
-            let first = self.versions.find(&snapshot.ingress_point).is_none();
-            let held = point
-                .filter(|_| first)
-                .and_then(|point| held_back(point, snapshot.version, view, &problems));
-            if let Some(problem) = held {
-                tracing::debug!(point = %snapshot.ingress_point, "{}", problem.message);
-                problems.push(problem);
-                continue;
-            }
-            let snapshot = Arc::new(snapshot);
-            match self.hub.publish(&snapshot) {
-                Ok(document) => {
-                    let name = snapshot.ingress_point.clone();
-                    tracing::info!(
-                        point = %name, version = document.version(), bytes = document.size_bytes(),
-                        "a new Snapshot is in force"
-                    );
-                    self.spreading.insert(name, Instant::now());
-                    self.versions.put(snapshot, &document);
-                }
-                Err(error) => {
-                    tracing::warn!(point = %snapshot.ingress_point, %error, "a Snapshot cannot be published");
-                    problems.push(unpublished(&snapshot.ingress_point, &error.to_string()));
+    /// Puts changed Snapshots into force. What this meets is added to what is wrong.
+    fn publish(&mut self, works: &mut [Work]) {
+        for work in &mut *works {
+            for mut snapshot in mem::take(&mut work.snapshots) {
+                own_certificates(&mut snapshot);
+                if let Err(problem) = self.publish_one(snapshot, work) {
+                    work.problems.push(*problem);
+                    work.settled = false;
                 }
             }
         }
-        let index = self.index.lock();
-        let gone = self.versions.retain(
-            |name| kept.contains(name),
-            |name| index.points.contains(name),
-        );
+        let (namespaces, index) = (&self.namespaces, self.index.lock());
+        let served = |name: &ObjectName| {
+            works.iter().any(|work| work.points.contains(name)) || namespaces.serves(name)
+        };
+        let gone = self
+            .versions
+            .retain(served, |name| index.points.contains(name));
         drop(index);
         for name in gone {
             self.hub.withdraw(&name);
             self.spreading.remove(&name);
         }
         self.measure();
-        problems
+    }
+
+    fn publish_one(&mut self, snapshot: Snapshot, work: &Work) -> Result<(), Box<Problem>> {
+        let name = snapshot.ingress_point.clone();
+        let mut points = work.objects.points.iter().map(|point| &**point);
+        let point = points.find(|point| name_of(&point.metadata) == name);
+        let Some(snapshot) = self.versions.next(snapshot, point) else {
+            return Ok(());
+        };
+        let first = self.versions.find(&name).is_none();
+        let held = point
+            .filter(|_| first)
+            .and_then(|point| held_back(point, snapshot.version, &work.objects, &work.problems));
+        if let Some(problem) = held {
+            tracing::debug!(point = %name, "{}", problem.message);
+            return Err(Box::new(problem));
+        }
+        let snapshot = Arc::new(snapshot);
+        let document = self.hub.publish(&snapshot).map_err(|error| {
+            tracing::warn!(point = %name, %error, "a Snapshot cannot be published");
+            Box::new(unpublished(&name, &error.to_string()))
+        })?;
+        tracing::info!(
+            point = %name, version = document.version(), bytes = document.size_bytes(),
+            "a new Snapshot is in force"
+        );
+        self.spreading.insert(name, Instant::now());
+        self.versions.put(snapshot, &document);
+        Ok(())
     }
 
     /// Waits, [`ACK_GRACE`] at most, until connected pods run what was published since `began`.

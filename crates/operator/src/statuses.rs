@@ -1,5 +1,6 @@
 //! Statuses of every object: what [`status`] says of what was seen, written where it differs.
 
+mod scene;
 mod unreadable;
 
 use std::{
@@ -14,23 +15,17 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use kube::{Resource, api::DynamicObject};
-use masque_api::{
-    ConditionType, ConnectorAttachment, ConnectorAttachmentStatus, VPCAccessPolicy, VPCIngressPoint,
-};
+use kube::api::DynamicObject;
+use masque_api::ConditionType;
 use masque_controller::{
-    Kind, ObjectRef, Problem,
+    Problem,
     children::{INGRESS_POINT_LABEL, child_name, label_value},
-    ipam::AssignOutcome,
-    status::{
-        Observed, PodReport, PointState, SessionReport, attachment_status, by_object,
-        failed_create, ingress_point_status, policy_status, sessions,
-    },
+    status::{Observed, PodReport, SessionReport, failed_create},
 };
-use masque_model::{ObjectName, Snapshot};
+use masque_model::ObjectName;
 use masque_stream::{Hub, PodState};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use scene::AllWanted;
+use serde::de::DeserializeOwned;
 use unreadable::Unreadable;
 
 use crate::{
@@ -38,7 +33,8 @@ use crate::{
     index::{Index, name_of},
     kinds::ChildKind,
     lookups::Nodes,
-    status_writer::{STATUS_MANAGER, StatusWriter, Wanted},
+    namespaces::Namespaces,
+    status_writer::{STATUS_MANAGER, StatusWriter},
     versions::Versions,
     view::View,
     writer::Writer,
@@ -49,10 +45,10 @@ const REDIAL: Duration = Duration::from_secs(15);
 
 /// What statuses are made of, besides the objects.
 pub(crate) struct Facts<'a> {
-    /// What is wrong.
-    pub(crate) problems: &'a [Problem],
-    /// What became of addresses.
-    pub(crate) outcomes: &'a [AssignOutcome],
+    /// What every namespace came to.
+    pub(crate) namespaces: &'a Namespaces,
+    /// What else is wrong, by namespace.
+    pub(crate) problems: BTreeMap<String, Vec<Problem>>,
     /// The Snapshots in force.
     pub(crate) versions: &'a Versions,
     /// What pods say.
@@ -76,6 +72,18 @@ pub(crate) struct Statuses {
     writer: Writer,
     statuses: StatusWriter,
     unreadable: Unreadable,
+    /// What the statuses of a namespace were made of, where nothing was left to be written.
+    told: BTreeMap<String, Told>,
+}
+
+/// All that the statuses of one namespace are made of.
+#[derive(Debug, PartialEq)]
+struct Told {
+    /// The number of its work.
+    work: u64,
+    problems: Vec<Problem>,
+    observed: BTreeMap<ObjectName, Observed>,
+    young: bool,
 }
 
 impl Statuses {
@@ -85,6 +93,7 @@ impl Statuses {
             statuses: StatusWriter::new(writer.clone(), pod),
             writer,
             unreadable: Unreadable::default(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -97,10 +106,9 @@ impl Statuses {
     pub(crate) async fn write(
         &mut self,
         view: &View,
-        facts: &Facts<'_>,
+        mut facts: Facts<'_>,
     ) -> (Option<Instant>, usize) {
-        let observed = self.observe(view, facts);
-        let wanted = wanted(view, facts, &observed);
+        let wanted = self.wanted(view, &mut facts);
         let rounds = [
             self.statuses
                 .round(wanted.points, STATUS_MANAGER, |index| &mut index.points)
@@ -123,11 +131,45 @@ impl Statuses {
         (at, rounds.iter().map(|(_, waiting)| waiting).sum())
     }
 
-    /// What was seen of every ingress point besides its resources.
-    fn observe(&self, view: &View, facts: &Facts<'_>) -> BTreeMap<ObjectName, Observed> {
+    /// What differs, of the namespaces where anything is not as it was told.
+    fn wanted(&mut self, view: &View, facts: &mut Facts<'_>) -> AllWanted {
+        self.told
+            .retain(|namespace, _| view.namespaces.contains_key(namespace));
+        let mut observed = self.observe(view, facts);
+        let mut all = AllWanted::default();
+        for namespace in view.namespaces.keys() {
+            let Some(work) = facts.namespaces.find(namespace) else {
+                continue;
+            };
+            let now = Told {
+                work: work.number,
+                problems: facts.problems.remove(namespace).unwrap_or_default(),
+                observed: observed.remove(namespace).unwrap_or_default(),
+                young: facts.young,
+            };
+            if self.told.get(namespace) == Some(&now) {
+                continue;
+            }
+            let before = all.len();
+            all.add(work, &now, facts);
+            if all.len() == before {
+                self.told.insert(namespace.clone(), now);
+            } else {
+                self.told.remove(namespace);
+            }
+        }
+        all
+    }
+
+    /// What was seen of every ingress point besides its resources, by namespace.
+    fn observe(
+        &self,
+        view: &View,
+        facts: &Facts<'_>,
+    ) -> BTreeMap<String, BTreeMap<ObjectName, Observed>> {
         let index = self.writer.index.lock();
         let mut pods = pods(&index);
-        let mut all = BTreeMap::new();
+        let mut all: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
         for point in &view.points {
             let name = name_of(&point.metadata);
             let child = ObjectName::new(&name.namespace, child_name(&name.name));
@@ -147,7 +189,8 @@ impl Statuses {
                 snapshot_hash: facts.versions.hash(&name),
                 certificate_sha256: by_listener(point, facts.fingerprints),
             };
-            all.insert(name, observed);
+            let of_one = all.entry(name.namespace.clone()).or_default();
+            of_one.insert(name, observed);
         }
         all
     }
@@ -195,177 +238,18 @@ impl Statuses {
     }
 }
 
-/// Statuses as they should be.
-struct AllWanted {
-    points: Vec<Wanted>,
-    attachments: Vec<Wanted>,
-    policies: Vec<Wanted>,
-}
-
-fn wanted(view: &View, facts: &Facts<'_>, observed: &BTreeMap<ObjectName, Observed>) -> AllWanted {
-    let problems = by_object(facts.problems);
-    let about = |kind: Kind, name: &ObjectName| -> &[&Problem] {
-        let key = ObjectRef::new(kind, name.clone());
-        problems.get(&key).map_or(&[], Vec::as_slice)
-    };
-    let states = states(facts.versions, observed);
-    let sessions = sessions(observed.values().flat_map(|observed| &observed.pods));
-    let mut outcomes: BTreeMap<&ObjectName, Vec<&AssignOutcome>> = BTreeMap::new();
-    for outcome in facts.outcomes {
-        outcomes
-            .entry(&outcome.attachment)
-            .or_default()
-            .push(outcome);
-    }
-    let nothing = Observed::default();
-    let points = view.points.iter().filter_map(|point| {
-        let name = name_of(&point.metadata);
-        let problems = about(Kind::VPCIngressPoint, &name);
-        let snapshot = facts.versions.find(&name).map(|snapshot| &**snapshot);
-        let seen = observed.get(&name).unwrap_or(&nothing);
-        if facts.young && same_as_before(point, snapshot) && unheard(&seen.pods) {
-            return None;
-        }
-        let status = ingress_point_status(point, problems, snapshot, seen, facts.now);
-        write(&**point, point.status.as_ref(), &status)
-    });
-    let settled = view
-        .attachments
-        .iter()
-        .map(|attachment| (name_of(&attachment.metadata), attachment))
-        .filter(|(name, _)| !facts.fresh.contains(name));
-    let attachments = settled.filter_map(|(name, attachment)| {
-        let points = of_vpc(attachment, &states);
-        let had = attachment.status.as_ref();
-        let had = had.is_some_and(|status| !status.sessions.is_empty());
-        let lost = had && !sessions.contains_key(&name);
-        if facts.young && lost && points.iter().any(|point| unheard(point.pods)) {
-            return None;
-        }
-        let status = attachment_status(
-            attachment,
-            about(Kind::ConnectorAttachment, &name),
-            outcomes.get(&name).map_or(&[], Vec::as_slice),
-            &points,
-            sessions.get(&name).map_or(&[], Vec::as_slice),
-            facts.now,
-        );
-        // The addresses are another manager's.
-        let current = attachment
-            .status
-            .clone()
-            .map(|status| ConnectorAttachmentStatus {
-                assigned_ip: None,
-                assigned_ips: Vec::new(),
-                ..status
-            });
-        write(&**attachment, current.as_ref(), &status)
-    });
-    let policies = view
-        .policies
-        .iter()
-        .filter_map(|policy| policy_wanted(policy, &about, &states, facts));
-    AllWanted {
-        points: points.collect(),
-        attachments: attachments.collect(),
-        policies: policies.collect(),
-    }
-}
-
-fn policy_wanted<'a>(
-    policy: &VPCAccessPolicy,
-    about: &impl Fn(Kind, &ObjectName) -> &'a [&'a Problem],
-    states: &BTreeMap<&str, Vec<PointState<'_>>>,
-    facts: &Facts<'_>,
-) -> Option<Wanted> {
-    let name = name_of(&policy.metadata);
-    let points = states
-        .get(name.namespace.as_str())
-        .map_or(&[][..], Vec::as_slice);
-    let problems = about(Kind::VPCAccessPolicy, &name);
-    let status = policy_status(policy, problems, points, facts.now);
-    let wanted = write(policy, policy.status.as_ref(), &status)?;
-    Some(Wanted {
-        // The list is one value, with entries of other controllers in it.
-        version: policy.metadata.resource_version.clone(),
-        ..wanted
-    })
-}
-
-/// Whether the status is about the Snapshot in force: of another one, pods have said nothing yet
-/// to anybody.
-fn same_as_before(point: &VPCIngressPoint, snapshot: Option<&Snapshot>) -> bool {
-    let told = point.status.as_ref();
-    let told = told.and_then(|status| status.snapshot.as_ref());
-    let version = snapshot.and_then(|snapshot| i64::try_from(snapshot.version).ok());
-    told.is_some_and(|told| Some(told.version) == version)
-}
-
-/// Whether a pod that is ready has said nothing to this leader yet.
-fn unheard(pods: &[PodReport]) -> bool {
-    pods.iter().any(|pod| {
-        let silent = pod.acked_version.is_none() && pod.rejected.is_none();
-        pod.ready && !pod.terminating && silent
-    })
-}
-
-/// The ingress points in force, by namespace.
-fn states<'a>(
-    versions: &'a Versions,
-    observed: &'a BTreeMap<ObjectName, Observed>,
-) -> BTreeMap<&'a str, Vec<PointState<'a>>> {
-    let mut states: BTreeMap<&str, Vec<PointState<'_>>> = BTreeMap::new();
-    for (name, observed) in observed {
-        if let Some(snapshot) = versions.find(name) {
-            let snapshot: &Snapshot = snapshot;
-            states
-                .entry(name.namespace.as_str())
-                .or_default()
-                .push(PointState {
-                    snapshot,
-                    pods: &observed.pods,
-                });
+/// What is wrong, by namespace.
+pub(crate) fn by_namespace<'a>(
+    problems: impl Iterator<Item = &'a Problem>,
+) -> BTreeMap<String, Vec<Problem>> {
+    let mut all: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
+    for problem in problems {
+        if let Some(object) = &problem.object {
+            let namespace = object.name.namespace.clone();
+            all.entry(namespace).or_default().push(problem.clone());
         }
     }
-    states
-}
-
-/// The ingress points of an attachment's VPC in its namespace.
-fn of_vpc<'a>(
-    attachment: &ConnectorAttachment,
-    states: &BTreeMap<&str, Vec<PointState<'a>>>,
-) -> Vec<PointState<'a>> {
-    let namespace = attachment.metadata.namespace.as_deref().unwrap_or_default();
-    let vpc = &attachment.spec.vpc_ref;
-    let vpc = ObjectName::new(vpc.namespace.as_deref().unwrap_or(namespace), &vpc.name);
-    let points = states.get(namespace).map_or(&[][..], Vec::as_slice);
-    points
-        .iter()
-        .filter(|point| point.snapshot.vpc == vpc)
-        .copied()
-        .collect()
-}
-
-/// A status to write; `None` when it is there already, which is true of nearly all of them and
-/// costs no JSON.
-fn write<K: Resource, S: Serialize + PartialEq>(
-    object: &K,
-    current: Option<&S>,
-    status: &S,
-) -> Option<Wanted> {
-    if current == Some(status) {
-        return None;
-    }
-    // Statuses always have a JSON form.
-    let json = |status: Result<Value, serde_json::Error>| status.unwrap_or_default();
-    let wanted = Wanted {
-        name: name_of(object.meta()),
-        uid: object.meta().uid.clone(),
-        version: None,
-        current: current.map_or(Value::Null, |current| json(serde_json::to_value(current))),
-        status: json(serde_json::to_value(status)),
-    };
-    wanted.differs().then_some(wanted)
+    all
 }
 
 /// Gateway pods by namespace and label.

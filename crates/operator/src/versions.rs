@@ -18,12 +18,17 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    /// The Snapshots in force, for the compiler.
-    pub(crate) fn current(&self) -> Vec<Snapshot> {
+    /// The Snapshots in force.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Snapshot> {
+        self.current.values().map(|snapshot| &**snapshot)
+    }
+
+    /// The Snapshots in force in one namespace.
+    pub(crate) fn of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Snapshot> {
         self.current
-            .values()
-            .map(|snapshot| Snapshot::clone(snapshot))
-            .collect()
+            .range(ObjectName::new(namespace, "")..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .map(|(_, snapshot)| &**snapshot)
     }
 
     /// The Snapshot of one ingress point.

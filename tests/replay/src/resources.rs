@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 use masque_api::{Connector, ConnectorAttachment, VPCAccessPolicy, VPCIngressPoint};
 use masque_controller::{
-    Kind, ObjectRef, Options, Problem, Resources, Snapshot, Sourced,
+    Compiled, Kind, ObjectRef, Options, Points, Problem, Resources, Snapshot, Sourced,
     children::{self, ChildOptions},
     compile,
     ipam::{self, Held, Ledger},
@@ -27,6 +27,9 @@ const NOW_UNIX_S: u64 = 1_800_000_000;
 
 /// Objects of one run.
 const MAX_OBJECTS: usize = 32;
+
+/// Sorted, as problems are.
+const NAMESPACES: [&str; 2] = ["default", "team"];
 
 /// Names of one namespace, and of them those that VPCs have.
 const NAMES: u8 = 8;
@@ -176,6 +179,12 @@ pub(crate) fn run(data: &[u8]) -> bool {
     assert_eq!(compiled, other, "order");
     let again = compile(&resources, NOW_UNIX_S, &options, &compiled.snapshots);
     assert_eq!(compiled, again, "again");
+    if !options.cross_namespace_vpcs {
+        for previous in [&[][..], &compiled.snapshots] {
+            let apart = world.apart(&options, previous);
+            assert_eq!(unhinted(&compiled), unhinted(&apart), "apart");
+        }
+    }
     let blind = Resources {
         incomplete: true,
         ..Resources::default()
@@ -200,7 +209,7 @@ impl World {
         let kind = KINDS[usize::from(input.u8()) % KINDS.len()];
         let which = input.u8();
         let number = which % NAMES;
-        let namespace = if which < 0xf0 { "team" } else { "default" };
+        let namespace = NAMESPACES[usize::from(which < 0xf0)];
         let name = ObjectName::new(namespace, char::from(b'a' + number));
         let mut object = template(kind, &name, number);
         for _ in UNCHANGED..input.u8() % (CHANGES + 1) {
@@ -238,6 +247,47 @@ impl World {
             connectors: list(&self.connectors, turned),
             unreadable: self.unreadable.iter().cloned().collect(),
             ..Resources::default()
+        }
+    }
+
+    /// What the compiler makes of each namespace by itself, together.
+    fn apart(&self, options: &Options, previous: &[Snapshot]) -> Compiled {
+        let resources = self.resources(false);
+        let points = Points::check(&resources, options, previous);
+        let mut parts = points.by_namespace();
+        let mut together = Compiled::default();
+        for namespace in NAMESPACES {
+            let resources = self.of_one(namespace).resources(false);
+            let part = parts.remove(namespace).unwrap_or_default();
+            let previous = previous.iter();
+            let previous = previous.filter(|it| it.ingress_point.namespace == namespace);
+            let compiled = part.compile(&resources, NOW_UNIX_S, options, previous);
+            together.snapshots.extend(compiled.snapshots);
+            together.problems.extend(compiled.problems);
+        }
+        assert!(parts.is_empty(), "another namespace");
+        together.problems.sort();
+        together
+    }
+
+    /// One namespace.
+    fn of_one(&self, namespace: &str) -> Self {
+        fn list<T: Clone>(
+            all: &BTreeMap<ObjectName, T>,
+            namespace: &str,
+        ) -> BTreeMap<ObjectName, T> {
+            let here = all.iter().filter(|(name, _)| name.namespace == namespace);
+            here.map(|(name, object)| (name.clone(), object.clone()))
+                .collect()
+        }
+        let unreadable = self.unreadable.iter();
+        let unreadable = unreadable.filter(|(_, name)| name.namespace == namespace);
+        Self {
+            points: list(&self.points, namespace),
+            connectors: list(&self.connectors, namespace),
+            attachments: list(&self.attachments, namespace),
+            policies: list(&self.policies, namespace),
+            unreadable: unreadable.cloned().collect(),
         }
     }
 
@@ -303,6 +353,15 @@ impl World {
             });
         }
     }
+}
+
+/// Without hints, which may speak of other namespaces.
+fn unhinted(compiled: &Compiled) -> Compiled {
+    let mut compiled = compiled.clone();
+    for problem in &mut compiled.problems {
+        problem.hint.clear();
+    }
+    compiled
 }
 
 /// Gives addresses until nothing is left to write; the Snapshots as they are then.

@@ -166,7 +166,7 @@ impl Reader<'_> {
             }),
             Kind::Vpc => {
                 let vpcs = resources.vpcs.get_or_insert_default();
-                vpcs.insert(named.object.name.clone());
+                Arc::make_mut(vpcs).insert(named.object.name.clone());
                 Ok(())
             }
         };

@@ -14,14 +14,14 @@ use super::{Report, fabric, listener, net, vpc_name};
 use crate::{Options, Sourced, compile::defaults, labels, prefixes};
 
 /// An ingress point that makes sense by itself: its snapshot without attachments and rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) snapshot: Snapshot,
     pub(crate) selection: Selection,
 }
 
 /// Which attachments of the VPC an ingress point takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Selection {
     /// All of them.
     All,

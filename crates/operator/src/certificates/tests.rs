@@ -208,6 +208,23 @@ async fn a_deleted_secret_is_soon_made_again() {
     assert!(methods(&fake).is_empty());
 }
 
+/// A thousand ingress points are no storm of reads.
+#[tokio::test]
+async fn each_of_many_secrets_is_looked_at_seldom() {
+    let (mut certificates, _) = beside(None).await;
+    assert_eq!(certificates.fresh(), FRESH);
+    for number in 0..2_000 {
+        let known = Known {
+            state: String::new(),
+            until: Instant::now(),
+            failure: None,
+        };
+        let name = ObjectName::new("ns", number.to_string());
+        certificates.known.insert(name, known);
+    }
+    assert_eq!(certificates.fresh(), LOOK_EVERY * 2_000);
+}
+
 /// It may be the only copy of somebody's key.
 #[tokio::test]
 async fn a_secret_of_somebody_else_is_never_overwritten() {

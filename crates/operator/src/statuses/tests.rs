@@ -1,4 +1,4 @@
-use super::*;
+use super::{scene::unheard, *};
 
 fn state(pod: &str, connected: bool) -> PodState {
     PodState {

@@ -214,7 +214,7 @@ fn where_there_is_no_vpc_at_all_every_name_is_wrong() {
         |resources: &Resources| reasons(&compile(resources, NOW, &Options::default(), &[]));
     // A folder without VPCs, or a cluster that does not serve them: nobody knows.
     assert_eq!(reasons(&resources), []);
-    resources.vpcs = Some(BTreeSet::new());
+    resources.vpcs = Some(BTreeSet::new().into());
     assert_eq!(reasons(&resources), [Reason::VPCNotFound]);
 }
 
