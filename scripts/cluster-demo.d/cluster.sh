@@ -12,13 +12,13 @@ condition() { # KIND/NAME TYPE: its status
 }
 is_true() { [[ $(condition "$1" "$2") == True ]]; }
 
-# The programs with the libraries they need, as an image.
+# The programs as an image: nothing else when they are static, as the Dockerfile makes them, else the libraries they need.
 root_folder() {
   local program library
   mkdir -p "$work/root/usr/local/bin" "$work/root/var/lib/masque-gateway"
   for program in masque-gateway masque-operator; do
-    install -s "$DEMO_BIN/$program" "$work/root/usr/local/bin/"
-    for library in $(ldd "$DEMO_BIN/$program" | grep -oE '/[^ ]+'); do
+    install -s "$DEMO_STATIC/$program" "$work/root/usr/local/bin/"
+    for library in $(ldd "$DEMO_STATIC/$program" | grep -oE '/[^ ]+'); do
       [[ -e $work/root$library ]] || install -D "$library" "$work/root$library"
     done
   done
