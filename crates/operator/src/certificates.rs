@@ -49,7 +49,7 @@ const FRESH: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Those that are due within this are looked at together, so that they cost one pass.
-const TOGETHER: Duration = Duration::from_secs(1);
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// A Secret that could not be read or written is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
@@ -100,6 +100,17 @@ struct Known {
     until: Instant,
     /// Why it is not as it should be.
     failure: Option<String>,
+}
+
+impl Known {
+    /// Whether it is time for the next look. One that failed is not hurried.
+    fn is_due(&self) -> bool {
+        let early = match self.failure {
+            None => TOGETHER,
+            Some(_) => Duration::ZERO,
+        };
+        self.until <= Instant::now() + early
+    }
 }
 
 /// One Secret that there should be.
@@ -238,7 +249,7 @@ impl Certificates {
                 point.metadata.uid
             );
             let known = self.known.get(&key);
-            if !known.is_some_and(|it| it.state == state && it.until > Instant::now() + TOGETHER) {
+            if !known.is_some_and(|it| it.state == state && !it.is_due()) {
                 let known = self.look(point, &wanted, &key, state).await;
                 self.known.insert(key.clone(), known);
             }
