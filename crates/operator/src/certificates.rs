@@ -51,8 +51,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Those that are due within this are looked at together, so that they cost one pass.
 const TOGETHER: Duration = Duration::from_secs(5);
 
+/// While the API server does not answer, a Secret that was found current is believed to be so for
+/// this long: its ingress point has no other trouble to tell than everybody.
+const BELIEVED: Duration = Duration::from_secs(120);
+
 /// A Secret that could not be read or written is tried again after this long.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Keys of Secrets.
 const CA_CRT: &str = "ca.crt";
@@ -74,6 +78,12 @@ pub(crate) enum AuthorityError {
     /// What was issued is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+impl AuthorityError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_transient())
+    }
 }
 
 /// The CA and what it issued, while this process leads.
@@ -98,18 +108,16 @@ struct Known {
     state: String,
     /// Until when this is taken as true.
     until: Instant,
+    /// When it was last found, or made, as it should be.
+    good: Option<Instant>,
     /// Why it is not as it should be.
     failure: Option<String>,
 }
 
 impl Known {
-    /// Whether it is time for the next look. One that failed is not hurried.
+    /// Whether it is time for the next look.
     fn is_due(&self) -> bool {
-        let early = match self.failure {
-            None => TOGETHER,
-            Some(_) => Duration::ZERO,
-        };
-        self.until <= Instant::now() + early
+        self.until <= Instant::now() + TOGETHER
     }
 }
 
@@ -269,22 +277,31 @@ impl Certificates {
         key: &ObjectName,
         state: String,
     ) -> Known {
-        let (failure, pause) = match self.one(point, wanted).await {
+        let now = Instant::now();
+        let good = self
+            .known
+            .get(key)
+            .filter(|known| known.state == state)
+            .and_then(|known| known.good);
+        let (good, failure, pause) = match self.one(point, wanted).await {
             Ok(shown) => {
                 let shown = shown.map(|shown| (key.clone(), shown));
                 self.fingerprints.extend(shown);
                 self.looks += 1;
                 // Those that were issued together are looked at apart.
-                (None, jittered(self.fresh(), self.looks))
+                (Some(now), None, jittered(self.fresh(), self.looks))
             }
             Err(error) => {
-                tracing::warn!(%error, secret = %key, "a certificate could not be issued");
-                (Some(format!("Secret {}: {error}", wanted.name)), RETRY)
+                tracing::warn!(%error, secret = %key, "a certificate could not be looked at or issued");
+                let believed = error.is_transient() && good.is_some_and(|at| now < at + BELIEVED);
+                let failure = format!("Secret {}: {error}", wanted.name);
+                (good, (!believed).then_some(failure), RETRY)
             }
         };
         Known {
             state,
             until: Instant::now() + pause,
+            good,
             failure,
         }
     }

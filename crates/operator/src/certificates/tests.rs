@@ -208,6 +208,36 @@ async fn a_deleted_secret_is_soon_made_again() {
     assert!(methods(&fake).is_empty());
 }
 
+/// An API server that restarts is no trouble of an ingress point.
+#[tokio::test]
+async fn what_was_good_is_believed_while_nobody_answers() {
+    let ca = stored(&Authority::generate(now_unix_s()).unwrap());
+    let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = away.clone();
+    let fake = crate::fake::Fake::new(move |call| match call.method.as_str() {
+        _ if flag.load(std::sync::atomic::Ordering::Relaxed) => crate::fake::refusal(503),
+        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
+        "PATCH" => (200, call.body.clone()),
+        _ => crate::fake::refusal(404),
+    });
+    let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
+    let mut certificates = loaded.unwrap();
+    let nobody = BTreeSet::new();
+    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+    away.store(true, std::sync::atomic::Ordering::Relaxed);
+    let past = |known: &mut Known| known.until = Instant::now();
+    certificates.known.values_mut().for_each(past);
+    fake.calls();
+    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+    assert_eq!(methods(&fake), ["GET", "GET"], "it was asked");
+    // Not for ever.
+    for known in certificates.known.values_mut() {
+        past(known);
+        known.good = known.good.and_then(|at| at.checked_sub(BELIEVED));
+    }
+    assert!(certificates.ensure(&point(), &nobody).await.0.is_some());
+}
+
 /// A thousand ingress points are no storm of reads.
 #[tokio::test]
 async fn each_of_many_secrets_is_looked_at_seldom() {
@@ -217,6 +247,7 @@ async fn each_of_many_secrets_is_looked_at_seldom() {
         let known = Known {
             state: String::new(),
             until: Instant::now(),
+            good: None,
             failure: None,
         };
         let name = ObjectName::new("ns", number.to_string());
