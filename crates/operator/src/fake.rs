@@ -17,8 +17,22 @@ use crate::{index::SharedIndex, lease::Leadership, metrics::Metrics, writer::Wri
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) manager: Option<String>,
+    pub(crate) query: String,
     pub(crate) body: Value,
+}
+
+impl Call {
+    /// The field manager of a write.
+    pub(crate) fn manager(&self) -> Option<String> {
+        let manager = self.query("fieldManager");
+        manager.map(|name| name.replace("%2F", "/"))
+    }
+
+    /// A parameter of the query, as it was sent.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.query.split('&').filter_map(|it| it.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
 }
 
 type Calls = Arc<Mutex<Vec<Call>>>;
@@ -41,13 +55,10 @@ impl Fake {
                 let (parts, body) = request.into_parts();
                 let body = body.collect_bytes().await?;
                 let query = parts.uri.query().unwrap_or_default();
-                let manager = query
-                    .split('&')
-                    .find_map(|pair| pair.strip_prefix("fieldManager="));
                 let call = Call {
                     method: parts.method.to_string(),
                     path: parts.uri.path().to_owned(),
-                    manager: manager.map(|name| name.replace("%2F", "/")),
+                    query: query.to_owned(),
                     body: serde_json::from_slice(&body).unwrap_or_default(),
                 };
                 noted.lock().unwrap().push(call.clone());

@@ -34,6 +34,9 @@ const PAGE: u32 = 500;
 /// VPCs of one kind that are remembered; of more, none is known.
 const MAX_VPCS: usize = 50_000;
 
+/// Nodes that are looked at: what Kubernetes says it is made for.
+const MAX_NODES: usize = 5_000;
+
 /// Addresses of nodes, by their names.
 pub(crate) type Nodes = BTreeMap<String, Vec<IpAddr>>;
 
@@ -144,11 +147,27 @@ impl Lookups {
         }
     }
 
+    /// Addresses of the first [`MAX_NODES`] nodes.
     async fn list_nodes(&self) -> Result<Nodes, CallError> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let params = ListParams::default().limit(PAGE);
-        let nodes = call(api.list(&params)).await?;
-        Ok(node_addresses(&nodes.items))
+        let mut params = ListParams::default().limit(PAGE);
+        let mut nodes = Vec::new();
+        loop {
+            let page = call(api.list(&params)).await?;
+            nodes.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) if nodes.len() < MAX_NODES => params = params.continue_token(&token),
+                Some(_) => {
+                    tracing::warn!(
+                        nodes = nodes.len(),
+                        "more nodes than are looked at: some that run a gateway may be missing in status.addresses"
+                    );
+                    break;
+                }
+                None => break,
+            }
+        }
+        Ok(node_addresses(&nodes))
     }
 }
 
@@ -209,6 +228,34 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    /// An API server of `pages` pages with one node each.
+    fn paged(pages: usize, per_page: usize) -> crate::fake::Fake {
+        crate::fake::Fake::new(move |call| {
+            let page: usize = call.query("continue").map_or(0, |it| it.parse().unwrap());
+            let node = |i: usize| {
+                let node = node("True", "InternalIP", "10.0.0.1");
+                let mut node = serde_json::to_value(node).unwrap();
+                node["metadata"]["name"] = json!(format!("{page}-{i}"));
+                node
+            };
+            let next = (page + 1 < pages).then(|| (page + 1).to_string());
+            let nodes: Vec<_> = (0..per_page).map(node).collect();
+            (
+                200,
+                json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"continue": next}, "items": nodes}),
+            )
+        })
+    }
+
+    #[tokio::test]
+    async fn every_page_of_nodes_is_read_up_to_a_bound() {
+        for (pages, per_page, read) in [(3, 2, 6), (12, 500, MAX_NODES)] {
+            let fake = paged(pages, per_page);
+            let lookups = Lookups::new(fake.client.clone(), None);
+            assert_eq!(lookups.list_nodes().await.unwrap().len(), read);
+        }
     }
 
     #[test]

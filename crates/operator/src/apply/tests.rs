@@ -84,7 +84,13 @@ fn edge(kind: ChildKind, spec: &Value) -> Child {
 
 /// What was asked for, without queries.
 fn asked(calls: &[Call]) -> Vec<String> {
-    let of = |call: &Call| format!("{} {}", call.method, call.manager.as_deref().unwrap_or("-"));
+    let of = |call: &Call| {
+        format!(
+            "{} {}",
+            call.method,
+            call.manager().as_deref().unwrap_or("-")
+        )
+    };
     calls.iter().map(of).collect()
 }
 
