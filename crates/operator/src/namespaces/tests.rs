@@ -1,5 +1,7 @@
-use kube::Resource;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Resource, core::ObjectMeta};
 use masque_api::{Connector, ConnectorAttachment, VPCIngressPoint};
+use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -12,6 +14,7 @@ const NOW_UNIX_S: u64 = 1_800_000_000;
 struct Bench {
     index: Index,
     version: u64,
+    generation: i64,
     secrets: BTreeSet<ObjectName>,
     vpcs: Vpcs,
     now_unix_s: u64,
@@ -23,6 +26,7 @@ impl Bench {
         let mut bench = Self {
             index: Index::default(),
             version: 1,
+            generation: 1,
             secrets: BTreeSet::new(),
             vpcs: None,
             now_unix_s: NOW_UNIX_S,
@@ -92,6 +96,13 @@ impl Bench {
     }
 
     fn work(&mut self) -> Vec<Work> {
+        let mut namespaces = std::mem::replace(&mut self.namespaces, Namespaces::new());
+        let works = self.work_of(&mut namespaces);
+        self.namespaces = namespaces;
+        works
+    }
+
+    fn work_of(&self, namespaces: &mut Namespaces) -> Vec<Work> {
         let view = View::of(&self.index);
         let versions = Versions::default();
         let known = Known {
@@ -100,7 +111,57 @@ impl Bench {
             versions: &versions,
             now_unix_s: self.now_unix_s,
         };
-        self.namespaces.changed(&view, &known)
+        namespaces.changed(&view, &known)
+    }
+
+    /// What a pass comes to that kept nothing.
+    fn afresh(&self) -> Namespaces {
+        let mut namespaces = Namespaces::new();
+        let works = self.work_of(&mut namespaces);
+        namespaces.keep(works);
+        namespaces
+    }
+
+    /// One change of many kinds.
+    fn change(&mut self, kind: u8, which: u8) {
+        let namespace = if which & 1 == 0 { "a" } else { "b" };
+        let choice = usize::from(which >> 1) % 3;
+        let gone = ObjectMeta {
+            name: Some("it".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        };
+        let end = NOW_UNIX_S + 5;
+        match kind % 8 {
+            0 => {
+                self.generation += 1;
+                let sid = ["fd00::a", "fd00::b", "no SID"][choice];
+                self.point(namespace, sid, self.generation);
+            }
+            1 => {
+                let held = json!({"assignedIPs": [format!("10.0.100.{choice}")]});
+                self.attachment(namespace, &held);
+            }
+            2 => self.policy(namespace, &json!({"name": format!("rule-{choice}")})),
+            3 => {
+                let end = Timestamp::from_second(end.try_into().unwrap()).unwrap();
+                let rule = json!({"name": "end", "notAfter": end.to_string()});
+                self.policy(namespace, &rule);
+            }
+            4 => self.now_unix_s += u64::from(which % 4),
+            5 => {
+                let names = [&[][..], &["a"], &["a", "b"]][choice].iter();
+                let names = names.map(|namespace| ObjectName::new(*namespace, "prod"));
+                self.vpcs = (which < 200).then(|| Arc::new(names.collect()));
+            }
+            6 => self.index.points.remove(&gone),
+            _ => match choice {
+                0 => self.index.attachments.remove(&gone),
+                1 => self.index.policies.remove(&gone),
+                _ => self.index.connectors.remove(&gone),
+            },
+        }
     }
 
     /// The namespaces that a pass works on.
@@ -204,4 +265,27 @@ fn everything_is_worked_on_now_and_then() {
     bench.namespaces.all_at = Instant::now();
     assert_eq!(bench.changed(), ["a", "b"]);
     assert_eq!(bench.changed(), [""; 0]);
+}
+
+proptest! {
+    /// However the world came about, what was kept is what a pass that keeps nothing comes to.
+    #[test]
+    fn kept_is_what_would_come_again(changes in prop::collection::vec((0_u8..8, any::<u8>()), 1..40)) {
+        let mut bench = Bench::new();
+        for (kind, which) in changes {
+            bench.change(kind, which);
+            bench.changed();
+            let afresh = bench.afresh();
+            let names = |namespaces: &Namespaces| -> Vec<String> {
+                namespaces.works.keys().cloned().collect()
+            };
+            prop_assert_eq!(names(&bench.namespaces), names(&afresh));
+            for (name, work) in &afresh.works {
+                let kept = bench.namespaces.find(name).unwrap();
+                prop_assert_eq!(&kept.points, &work.points);
+                prop_assert_eq!(&kept.problems, &work.problems);
+                prop_assert_eq!(&kept.snapshots, &work.snapshots);
+            }
+        }
+    }
 }
