@@ -96,9 +96,12 @@ impl Mailbox {
 
     /// Before looking into the queues: later senders wake again.
     pub(crate) fn acknowledge(&self) {
-        self.woken.store(false, Ordering::SeqCst);
-        // Nothing to read is fine: the wake-up was taken in an earlier turn.
+        // Nothing to read is fine: the wake-up was taken in an earlier turn. First the counter, then
+        // the mark: the other way round, a sender in between would set the mark again and have its
+        // wake-up taken here, and nobody would wake this shard any more.
         let _nothing_to_read = self.wake.read();
+        // A swap, because it must see what a sender left before it found the mark set.
+        self.woken.swap(false, Ordering::SeqCst);
     }
 
     fn wake(&self) {
@@ -118,6 +121,7 @@ impl AsFd for Mailbox {
 #[cfg(test)]
 mod tests {
     use masque_packet::segment::GsoInfo;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 
@@ -141,6 +145,36 @@ mod tests {
             mailbox.send(Command::Drain).unwrap();
         }
         assert_eq!(mailbox.send(Command::Drain), Err(Stuck));
+    }
+
+    /// The receiver sleeps and looks as a shard does, and the sender's pauses go through all phases
+    /// of that.
+    #[test]
+    fn no_wake_up_is_lost_between_threads() {
+        const COMMANDS: usize = 200_000;
+        let mailbox = Mailbox::new().unwrap();
+        let receiver = Arc::clone(&mailbox);
+        let shard = std::thread::spawn(move || {
+            let mut count = 0;
+            while count < COMMANDS {
+                let mut fds = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut fds, PollTimeout::from(5_000_u16)).unwrap() == 0 {
+                    break;
+                }
+                receiver.acknowledge();
+                while receiver.command().is_some() {
+                    count += 1;
+                }
+            }
+            count
+        });
+        for sent in 0..COMMANDS {
+            mailbox.send(Command::Drain).unwrap();
+            for _ in 0..sent % 257 {
+                std::hint::spin_loop();
+            }
+        }
+        assert_eq!(shard.join().unwrap(), COMMANDS);
     }
 
     #[test]
