@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use k8s_openapi::{
@@ -54,7 +55,7 @@ pub struct Observed {
     /// Its Service.
     pub service: Option<Service>,
     /// Addresses of nodes by their names, for a Service of type NodePort.
-    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    pub nodes: Arc<BTreeMap<String, Vec<IpAddr>>>,
     /// The hash of its Snapshot.
     pub snapshot_hash: Option<String>,
     /// SHA-256 of the certificate (hexadecimal) by listener, where it is known.

@@ -16,7 +16,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use masque_api::{ServiceType, VPCIngressPoint};
+use masque_api::VPCIngressPoint;
 use masque_controller::{
     children::{
         child_metadata, child_name, client_ca_name, listener_secret_name, stream_secret_name,
@@ -34,7 +34,7 @@ use crate::{
     client::{CallError, call, is_conflict, is_not_found},
     fingerprints::{Fingerprints, fingerprint},
     index::name_of,
-    lookups::Nodes,
+    lookups::{Nodes, has_node_port},
     retry::jittered,
 };
 
@@ -48,11 +48,14 @@ const FRESH: Duration = Duration::from_secs(15);
 /// Secrets are looked at this seldom at rest, one with another: of many, each is looked at later.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// But none later than this.
+const FRESH_MAX: Duration = Duration::from_secs(300);
+
 /// Those that are due within this are looked at together, so that they cost one pass.
 const TOGETHER: Duration = Duration::from_secs(5);
 
 /// While the API server does not answer, a Secret that was found current is believed to be so for
-/// this long: its ingress point has no other trouble to tell than everybody.
+/// this long since the first question: its ingress point has no other trouble to tell than everybody.
 const BELIEVED: Duration = Duration::from_secs(120);
 
 /// A Secret that could not be read or written is tried again after this long.
@@ -108,8 +111,9 @@ struct Known {
     state: String,
     /// Until when this is taken as true.
     until: Instant,
-    /// When it was last found, or made, as it should be.
-    good: Option<Instant>,
+    /// When it was asked for first, of the times since it was as it should be that nobody answered.
+    /// Nothing while its state is known.
+    unanswered: Option<Instant>,
     /// Why it is not as it should be.
     failure: Option<String>,
 }
@@ -278,30 +282,38 @@ impl Certificates {
         state: String,
     ) -> Known {
         let now = Instant::now();
-        let good = self
-            .known
-            .get(key)
-            .filter(|known| known.state == state)
-            .and_then(|known| known.good);
-        let (good, failure, pause) = match self.one(point, wanted).await {
+        let before = self.known.get(key).filter(|known| known.state == state);
+        let read = self.read(point, wanted).await;
+        let unanswered = match &read {
+            Err(error) if error.is_transient() => {
+                let was_good = before.filter(|known| known.failure.is_none());
+                was_good.map(|known| known.unanswered.unwrap_or(now))
+            }
+            _ => None,
+        };
+        let made = match read {
+            Ok(secret) => self.renew_one(point, wanted, secret).await,
+            Err(error) => Err(error),
+        };
+        let (failure, pause) = match made {
             Ok(shown) => {
                 let shown = shown.map(|shown| (key.clone(), shown));
                 self.fingerprints.extend(shown);
                 self.looks += 1;
                 // Those that were issued together are looked at apart.
-                (Some(now), None, jittered(self.fresh(), self.looks))
+                (None, jittered(self.fresh(), self.looks))
             }
             Err(error) => {
                 tracing::warn!(%error, secret = %key, "a certificate could not be looked at or issued");
-                let believed = error.is_transient() && good.is_some_and(|at| now < at + BELIEVED);
+                let believed = unanswered.is_some_and(|since| now < since + BELIEVED);
                 let failure = format!("Secret {}: {error}", wanted.name);
-                (good, (!believed).then_some(failure), RETRY)
+                ((!believed).then_some(failure), RETRY)
             }
         };
         Known {
             state,
             until: Instant::now() + pause,
-            good,
+            unanswered,
             failure,
         }
     }
@@ -309,7 +321,7 @@ impl Certificates {
     /// How long a Secret that was found current is not looked at.
     fn fresh(&self) -> Duration {
         let all = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
-        FRESH.max(LOOK_EVERY.saturating_mul(all))
+        LOOK_EVERY.saturating_mul(all).clamp(FRESH, FRESH_MAX)
     }
 
     /// Forgets Secrets of ingress points that are gone.
@@ -334,40 +346,53 @@ impl Certificates {
         &self.fingerprints
     }
 
-    /// Makes one Secret current; the fingerprint of its certificate.
-    async fn one(
+    /// One Secret as it is stored.
+    async fn read(
         &self,
         point: &VPCIngressPoint,
         wanted: &Wanted,
-    ) -> Result<Option<String>, AuthorityError> {
+    ) -> Result<Option<Secret>, AuthorityError> {
+        match call(self.secrets_of(point).get(&wanted.name)).await {
+            Ok(secret) => Ok(Some(secret)),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn secrets_of(&self, point: &VPCIngressPoint) -> Api<Secret> {
         let namespace = point.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Makes one Secret current, which is stored so; the fingerprint of its certificate.
+    async fn renew_one(
+        &self,
+        point: &VPCIngressPoint,
+        wanted: &Wanted,
+        stored: Option<Secret>,
+    ) -> Result<Option<String>, AuthorityError> {
         let bundle = self.authority.bundle();
         let now = now_unix_s();
-        match call(api.get(&wanted.name)).await {
-            Ok(secret) => {
-                let issued = Issued {
-                    certificate_pem: text(&secret, TLS_CRT),
-                    key_pem: text(&secret, TLS_KEY),
-                };
-                let owned = secret
-                    .metadata
-                    .owner_references
-                    .iter()
-                    .flatten()
-                    .any(|owner| Some(&owner.uid) == point.metadata.uid.as_ref());
-                if !owned && !has_our_label(&secret) {
-                    return Err(CallError::Taken.into());
-                }
-                if owned
-                    && text(&secret, CA_CRT) == bundle
-                    && self.authority.is_current(&issued, &wanted.subject, now)
-                {
-                    return Ok(fingerprint(issued.certificate_pem.as_bytes()));
-                }
+        if let Some(secret) = stored {
+            let issued = Issued {
+                certificate_pem: text(&secret, TLS_CRT),
+                key_pem: text(&secret, TLS_KEY),
+            };
+            let owned = secret
+                .metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .any(|owner| Some(&owner.uid) == point.metadata.uid.as_ref());
+            if !owned && !has_our_label(&secret) {
+                return Err(CallError::Taken.into());
             }
-            Err(error) if is_not_found(&error) => {}
-            Err(error) => return Err(error.into()),
+            if owned
+                && text(&secret, CA_CRT) == bundle
+                && self.authority.is_current(&issued, &wanted.subject, now)
+            {
+                return Ok(fingerprint(issued.certificate_pem.as_bytes()));
+            }
         }
         let issued = self.authority.issue(&wanted.subject, now)?;
         let shown = fingerprint(issued.certificate_pem.as_bytes());
@@ -386,6 +411,7 @@ impl Certificates {
             ..Secret::default()
         };
         let params = PatchParams::apply(CHILDREN_MANAGER).force();
+        let api = self.secrets_of(point);
         call(api.patch(&wanted.name, &params, &Patch::Apply(&secret))).await?;
         Ok(shown)
     }
@@ -425,8 +451,7 @@ pub(crate) fn hosts(
     let name = name_of(&point.metadata);
     let service = format!("{}.{}.svc", child_name(&name.name), name.namespace);
     let mut hosts: BTreeSet<String> = addresses.iter().cloned().collect();
-    let type_ = point.spec.service.as_ref().map(|service| service.type_);
-    if type_ == Some(ServiceType::NodePort) {
+    if has_node_port(point) {
         let nodes = nodes.values().flatten().take(MAX_ADDRESSES);
         hosts.extend(nodes.map(ToString::to_string));
     }

@@ -38,7 +38,7 @@ const MAX_VPCS: usize = 50_000;
 const MAX_NODES: usize = 5_000;
 
 /// Addresses of nodes, by their names.
-pub(crate) type Nodes = BTreeMap<String, Vec<IpAddr>>;
+pub(crate) type Nodes = Arc<BTreeMap<String, Vec<IpAddr>>>;
 
 /// The VPCs there are; nothing when that is not known.
 pub(crate) type Vpcs = Option<Arc<BTreeSet<ObjectName>>>;
@@ -61,7 +61,7 @@ impl Lookups {
             namespace,
             vpcs: None,
             vpcs_until: None,
-            nodes: Nodes::new(),
+            nodes: Nodes::default(),
             nodes_until: None,
         }
     }
@@ -76,7 +76,8 @@ impl Lookups {
         let mut kinds = kinds.into_iter();
         // With two kinds of VPC a name alone does not say whether it is there.
         let (Some((group, kind)), None) = (kinds.next(), kinds.next()) else {
-            self.vpcs = None;
+            // Nothing is asked for, so nothing is due either.
+            (self.vpcs, self.vpcs_until) = (None, None);
             return &self.vpcs;
         };
         if due(self.vpcs_until) {
@@ -98,16 +99,14 @@ impl Lookups {
 
     /// Addresses of the nodes, when an ingress point needs them.
     pub(crate) async fn nodes(&mut self, points: &[Arc<VPCIngressPoint>]) -> &Nodes {
-        let needed = points.iter().any(|point| {
-            let service = point.spec.service.as_ref();
-            service.is_some_and(|service| service.type_ == ServiceType::NodePort)
-        });
-        if !needed {
+        if !points.iter().any(|point| has_node_port(point)) {
             self.nodes_until = None;
-            self.nodes.clear();
+            self.nodes = Nodes::default();
         } else if due(self.nodes_until) {
             match self.list_nodes().await {
-                Ok(nodes) => self.nodes = nodes,
+                // The same answer is the same map: what is made of it is compared at once.
+                Ok(nodes) if nodes != *self.nodes => self.nodes = Arc::new(nodes),
+                Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "nodes cannot be listed"),
             }
             self.nodes_until = Some(Instant::now() + FRESH);
@@ -148,7 +147,7 @@ impl Lookups {
     }
 
     /// Addresses of the first [`MAX_NODES`] nodes.
-    async fn list_nodes(&self) -> Result<Nodes, CallError> {
+    async fn list_nodes(&self) -> Result<BTreeMap<String, Vec<IpAddr>>, CallError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let mut params = ListParams::default().limit(PAGE);
         let mut nodes = Vec::new();
@@ -171,6 +170,12 @@ impl Lookups {
     }
 }
 
+/// Whether clients dial nodes.
+pub(crate) fn has_node_port(point: &VPCIngressPoint) -> bool {
+    let service = point.spec.service.as_ref();
+    service.is_some_and(|service| service.type_ == ServiceType::NodePort)
+}
+
 fn due(until: Option<Instant>) -> bool {
     until.is_none_or(|until| until <= Instant::now())
 }
@@ -183,7 +188,7 @@ fn vpc_of(point: &VPCIngressPoint) -> ObjectName {
 
 /// Addresses that clients can dial, by node: external ones where any node has one, else internal
 /// ones; of nodes that are ready.
-fn node_addresses(nodes: &[Node]) -> Nodes {
+fn node_addresses(nodes: &[Node]) -> BTreeMap<String, Vec<IpAddr>> {
     let ready = nodes.iter().filter(|node| {
         let conditions = node
             .status
@@ -193,7 +198,7 @@ fn node_addresses(nodes: &[Node]) -> Nodes {
         conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
     });
     let ready: Vec<&Node> = ready.collect();
-    let of_type = |type_: &str| -> Nodes {
+    let of_type = |type_: &str| -> BTreeMap<_, _> {
         let by_name = ready.iter().map(|node| {
             let addresses = node.status.iter().flat_map(|status| &status.addresses);
             let of_type = addresses.flatten().filter(|it| it.type_ == type_);
@@ -247,6 +252,48 @@ mod tests {
                 json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"continue": next}, "items": nodes}),
             )
         })
+    }
+
+    fn point(kind: &str, service: &str) -> Arc<VPCIngressPoint> {
+        let point = json!({
+            "apiVersion": "networking.datumapis.com/v1alpha1", "kind": "VPCIngressPoint",
+            "metadata": {"name": kind, "namespace": "ns"},
+            "spec": {
+                "vpcRef": {"group": "galactic.datumapis.com", "kind": kind, "name": "prod"},
+                "addressPools": [], "listeners": [], "fabric": {"provider": "Static"},
+                "service": {"type": service},
+            },
+        });
+        Arc::new(serde_json::from_value(point).unwrap())
+    }
+
+    /// What is not asked for is not due either, or passes would follow each other without a pause.
+    #[tokio::test]
+    async fn nothing_is_due_that_is_not_asked_for() {
+        let fake = crate::fake::Fake::new(|_| crate::fake::refusal(404));
+        let mut lookups = Lookups::new(fake.client.clone(), None);
+        let one = [point("VPC", "NodePort")];
+        let two = [point("VPC", "ClusterIP"), point("Network", "ClusterIP")];
+        for points in [&two[..], &[]] {
+            lookups.vpcs(&one).await;
+            lookups.nodes(&one).await;
+            assert!(lookups.again().is_some());
+            lookups.vpcs(points).await;
+            lookups.nodes(points).await;
+            assert_eq!(lookups.again(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_nodes_are_the_same_map() {
+        let fake = paged(2, 2);
+        let mut lookups = Lookups::new(fake.client.clone(), None);
+        let points = [point("VPC", "NodePort")];
+        let first = lookups.nodes(&points).await.clone();
+        lookups.nodes_until = None;
+        fake.calls();
+        let second = lookups.nodes(&points).await.clone();
+        assert!(!fake.calls().is_empty() && Arc::ptr_eq(&first, &second));
     }
 
     #[tokio::test]

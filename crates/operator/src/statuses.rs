@@ -32,7 +32,7 @@ use crate::{
     fingerprints::{Fingerprints, by_listener},
     index::{Index, name_of},
     kinds::ChildKind,
-    lookups::Nodes,
+    lookups::{Nodes, has_node_port},
     namespaces::Namespaces,
     status_writer::{STATUS_MANAGER, StatusWriter},
     versions::Versions,
@@ -179,13 +179,14 @@ impl Statuses {
             let mut reports = pods.remove(&label).unwrap_or_default();
             merge(&mut reports, &name, facts.hub);
             let refused = facts.refused.get(&name).cloned();
+            let nodes = has_node_port(point).then_some(facts.nodes);
             let observed = Observed {
                 pods: reports,
                 replicas: status.and_then(|status| status.replicas).unwrap_or(0),
                 ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or(0),
                 failed_create: refused.or_else(|| failed_create(deployment.as_ref()?)),
                 service: typed::<Service>(&index, ChildKind::Service, &child),
-                nodes: facts.nodes.clone(),
+                nodes: nodes.cloned().unwrap_or_default(),
                 snapshot_hash: facts.versions.hash(&name),
                 certificate_sha256: by_listener(point, facts.fingerprints),
             };

@@ -405,9 +405,9 @@ fn endpoints_are_what_clients_dial() {
         uris(&mut world, inside)[0],
         format!("https://[fd96::1]:4433{path}")
     );
-    world.observed.nodes = [("n1", "10.0.0.7"), ("n2", "10.0.0.6")]
-        .map(|(name, address)| (name.to_owned(), vec![address.parse().unwrap()]))
-        .into();
+    let nodes = [("n1", "10.0.0.7"), ("n2", "10.0.0.6")]
+        .map(|(name, address)| (name.to_owned(), vec![address.parse().unwrap()]));
+    world.observed.nodes = Arc::new(nodes.into());
     world.observed.pods[0].node = Some("n1".to_owned());
     let nodes = |policy: &str| {
         json!({"spec": {"type": "NodePort", "externalTrafficPolicy": policy, "ports": [

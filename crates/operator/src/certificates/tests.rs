@@ -230,11 +230,41 @@ async fn what_was_good_is_believed_while_nobody_answers() {
     fake.calls();
     assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
     assert_eq!(methods(&fake), ["GET", "GET"], "it was asked");
-    // Not for ever.
+    // Not for ever, since nobody answers.
     for known in certificates.known.values_mut() {
         past(known);
-        known.good = known.good.and_then(|at| at.checked_sub(BELIEVED));
+        known.unanswered = known.unanswered.and_then(|at| at.checked_sub(BELIEVED));
     }
+    assert!(certificates.ensure(&point(), &nobody).await.0.is_some());
+    certificates.known.values_mut().for_each(past);
+    assert!(
+        certificates.ensure(&point(), &nobody).await.0.is_some(),
+        "and not again after that"
+    );
+    away.store(false, std::sync::atomic::Ordering::Relaxed);
+    certificates.known.values_mut().for_each(past);
+    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+}
+
+/// A Secret that is known to be gone is trouble, whatever the reason that it cannot be made.
+#[tokio::test]
+async fn what_is_known_to_be_bad_is_told_at_once() {
+    let ca = stored(&Authority::generate(now_unix_s()).unwrap());
+    let refusing = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = refusing.clone();
+    let fake = crate::fake::Fake::new(move |call| match call.method.as_str() {
+        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
+        "PATCH" if flag.load(std::sync::atomic::Ordering::Relaxed) => crate::fake::refusal(503),
+        "PATCH" => (200, call.body.clone()),
+        _ => crate::fake::refusal(404),
+    });
+    let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
+    let mut certificates = loaded.unwrap();
+    let nobody = BTreeSet::new();
+    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+    refusing.store(true, std::sync::atomic::Ordering::Relaxed);
+    let past = |known: &mut Known| known.until = Instant::now();
+    certificates.known.values_mut().for_each(past);
     assert!(certificates.ensure(&point(), &nobody).await.0.is_some());
 }
 
@@ -243,17 +273,24 @@ async fn what_was_good_is_believed_while_nobody_answers() {
 async fn each_of_many_secrets_is_looked_at_seldom() {
     let (mut certificates, _) = beside(None).await;
     assert_eq!(certificates.fresh(), FRESH);
-    for number in 0..2_000 {
+    for number in 0..4_000 {
+        if number == 2_000 {
+            assert_eq!(certificates.fresh(), LOOK_EVERY * 2_000);
+        }
         let known = Known {
             state: String::new(),
             until: Instant::now(),
-            good: None,
+            unanswered: None,
             failure: None,
         };
         let name = ObjectName::new("ns", number.to_string());
         certificates.known.insert(name, known);
     }
-    assert_eq!(certificates.fresh(), LOOK_EVERY * 2_000);
+    assert_eq!(
+        certificates.fresh(),
+        FRESH_MAX,
+        "none is left alone for longer"
+    );
 }
 
 /// It may be the only copy of somebody's key.
