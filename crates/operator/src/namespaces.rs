@@ -157,6 +157,12 @@ impl Namespaces {
         self.works.get(namespace)
     }
 
+    /// When the next rule ends, in seconds since 1970.
+    pub(crate) fn next_end_unix_s(&self) -> Option<u64> {
+        let ends = self.works.values().map(|work| work.until_unix_s);
+        ends.min().filter(|end| *end < u64::MAX)
+    }
+
     /// Whether an ingress point has a Snapshot.
     pub(crate) fn serves(&self, point: &ObjectName) -> bool {
         let work = self.works.get(&point.namespace);

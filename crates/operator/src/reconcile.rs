@@ -246,6 +246,7 @@ impl Reconciler {
         let begun = Instant::now();
         let given = self.addresses.give(plan, budget, &view, &works).await;
         self.namespaces.keep(works);
+        left.again(self.rule_ends());
         left.again(given.again);
         left.waiting += given.failed;
         self.step("addresses", begun);
@@ -277,6 +278,15 @@ impl Reconciler {
         left
     }
 
+    /// When the next rule ends, unless that is far away.
+    fn rule_ends(&self) -> Option<Instant> {
+        let pause_s = self
+            .namespaces
+            .next_end_unix_s()?
+            .saturating_sub(now_unix_s());
+        Some(Instant::now() + Duration::from_secs(pause_s).min(RESYNC))
+    }
+
     /// Looks after the CA; when to do so again.
     async fn renew(&mut self) -> Option<Instant> {
         let now = Instant::now();
@@ -304,10 +314,9 @@ impl Reconciler {
                 }
             }
         }
+        let changed: BTreeSet<&ObjectName> = works.iter().flat_map(|it| &it.points).collect();
         let (namespaces, index) = (&self.namespaces, self.index.lock());
-        let served = |name: &ObjectName| {
-            works.iter().any(|work| work.points.contains(name)) || namespaces.serves(name)
-        };
+        let served = |name: &ObjectName| changed.contains(name) || namespaces.serves(name);
         let gone = self
             .versions
             .retain(served, |name| index.points.contains(name));

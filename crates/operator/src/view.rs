@@ -68,8 +68,12 @@ impl View {
         view.note(&index.connectors, Kind::Connector);
         for objects in view.namespaces.values_mut() {
             view.points.extend(objects.points.iter().cloned());
-            for point in &objects.points {
-                let point = name_of(&point.metadata);
+            let readable = objects.points.iter().map(|point| name_of(&point.metadata));
+            // What cannot be read may stay in force as it was, with its addresses.
+            let unreadable = objects.unreadable.iter();
+            let unreadable = unreadable.filter(|(kind, _)| *kind == Kind::VPCIngressPoint);
+            let unreadable = unreadable.map(|(_, name)| name.clone());
+            for point in readable.chain(unreadable).collect::<Vec<_>>() {
                 let ledger = ObjectName::new(&point.namespace, ledger_name(&point.name));
                 if let Some(object) = index.child(ChildKind::ConfigMap, &ledger) {
                     objects.ledgers.insert(point, object.clone());

@@ -1,12 +1,17 @@
 use k8s_openapi::jiff::Timestamp;
-use kube::{Resource, core::ObjectMeta};
+use kube::{Resource, api::DynamicObject, core::ObjectMeta};
 use masque_api::{Connector, ConnectorAttachment, VPCIngressPoint};
+use masque_controller::ipam::ledger_name;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::index::{Index, Seen, Shelf};
+
+use crate::{
+    index::{Index, Seen, Shelf},
+    kinds::ChildKind,
+};
 
 const NOW_UNIX_S: u64 = 1_800_000_000;
 
@@ -236,11 +241,15 @@ fn vpcs_and_the_end_of_a_rule_count() {
         "a",
         &json!({"name": "web", "notAfter": "2027-01-15T08:00:01Z"}),
     );
+    assert_eq!(bench.namespaces.next_end_unix_s(), None);
     assert_eq!(bench.changed(), ["a"]);
     assert_eq!(bench.changed(), [""; 0]);
-    bench.now_unix_s += 1;
+    let end = bench.now_unix_s + 1;
+    assert_eq!(bench.namespaces.next_end_unix_s(), Some(end));
+    bench.now_unix_s = end;
     assert_eq!(bench.changed(), ["a"], "the rule has ended");
     assert_eq!(bench.changed(), [""; 0]);
+    assert_eq!(bench.namespaces.next_end_unix_s(), None);
 }
 
 #[test]
@@ -265,6 +274,34 @@ fn everything_is_worked_on_now_and_then() {
     bench.namespaces.all_at = Instant::now();
     assert_eq!(bench.changed(), ["a", "b"]);
     assert_eq!(bench.changed(), [""; 0]);
+}
+
+/// A point that cannot be read may stay in force as it was: its addresses are still its own.
+#[test]
+fn the_ledger_of_an_unreadable_point_is_found() {
+    let mut bench = Bench::new();
+    let name = ledger_name("it");
+    let ledger = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "a", "uid": "ledger", "resourceVersion": "9"}});
+    let ledger: DynamicObject = serde_json::from_value(ledger).unwrap();
+    bench
+        .index
+        .children_mut(ChildKind::ConfigMap)
+        .put(Seen::Read(Arc::new(ledger)));
+    let found = |bench: &Bench| View::of(&bench.index).namespaces["a"].ledgers.len();
+    assert_eq!(found(&bench), 1);
+    bench.index.points.put(Seen::Unreadable {
+        metadata: Box::new(ObjectMeta {
+            name: Some("it".to_owned()),
+            namespace: Some("a".to_owned()),
+            uid: Some("a".to_owned()),
+            resource_version: Some("100".to_owned()),
+            ..ObjectMeta::default()
+        }),
+        error: "spec".to_owned(),
+    });
+    assert!(View::of(&bench.index).namespaces["a"].points.is_empty());
+    assert_eq!(found(&bench), 1);
 }
 
 proptest! {
