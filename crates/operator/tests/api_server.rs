@@ -309,6 +309,10 @@ async fn a_leader_that_dies_is_followed_by_the_standby() {
     }
     pod.ack(&received).await;
     lab.until(POINT, "edge", "Ready", "True").await;
+    // Nothing is left to be said.
+    for name in ["laptop", "phone"] {
+        lab.until(ATTACHMENT, name, "Ready", "True").await;
+    }
 
     // The standby listens on the same port once it leads: here both are one machine.
     let second = lab.operator("b", stream);
