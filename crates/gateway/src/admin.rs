@@ -10,7 +10,7 @@ use crate::control::Control;
 pub(crate) fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .with_state(control)
 }
@@ -27,6 +27,14 @@ async fn metrics(State(control): State<Arc<Control>>) -> impl IntoResponse {
             [("content-type", "text/plain; charset=utf-8")],
             format!("{error}\n"),
         ),
+    }
+}
+
+/// Alive while every packet thread answers.
+async fn healthy(State(control): State<Arc<Control>>) -> impl IntoResponse {
+    match control.stuck_because() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 

@@ -2,10 +2,11 @@
 //! and sites of the moment, and how to reach the shards. Packets never come here.
 
 mod admission;
+mod pulse;
 mod reports;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -33,6 +34,8 @@ struct Condition {
     draining: bool,
     /// The kernel's state is not what the manifests want.
     kernel: Option<String>,
+    /// Packet threads that do not answer.
+    silent: BTreeSet<u16>,
 }
 
 /// What the supervisor knows of the devices, for reports.
@@ -181,6 +184,9 @@ impl Control {
 
     /// Why the gateway does not serve; `None` when it does.
     pub(crate) fn not_ready_because(&self) -> Option<String> {
+        if let Some(stuck) = self.stuck_because() {
+            return Some(stuck);
+        }
         let condition = self.condition();
         if condition.draining {
             return Some("draining".to_owned());

@@ -116,6 +116,9 @@ async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {
     let threads = spawn_shards(&control, &mailboxes, busy_poll, epoch)?;
     // What is asked of a gateway that starts is answered: it may wait long for its first Snapshot.
     tokio::spawn(local::serve(listener, Arc::clone(&control)));
+    for shard in 0..shards {
+        tokio::spawn(Arc::clone(&control).watch_shard(shard));
+    }
     serve_admin(admin, Arc::clone(&control));
     let ended = match begin(args, &state_path, &mut supervisor, &control) {
         Ok(operator) => {
