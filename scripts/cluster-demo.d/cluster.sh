@@ -15,11 +15,11 @@ is_true() { [[ $(condition "$1" "$2") == True ]]; }
 # The programs as an image: nothing else when they are static, as the Dockerfile makes them, else the libraries they need.
 root_folder() {
   local program library
-  mkdir -p "$work/root/usr/local/bin" "$work/root/var/lib/masque-gateway"
+  mkdir -p "$work/files/usr/local/bin" "$work/files/var/lib/masque-gateway"
   for program in masque-gateway masque-operator; do
-    install -s "$DEMO_STATIC/$program" "$work/root/usr/local/bin/"
+    install -s "$DEMO_STATIC/$program" "$work/files/usr/local/bin/"
     for library in $(ldd "$DEMO_STATIC/$program" | grep -oE '/[^ ]+'); do
-      [[ -e $work/root$library ]] || install -D "$library" "$work/root$library"
+      [[ -e $work/files$library ]] || install -D "$library" "$work/files$library"
     done
   done
 }
@@ -29,8 +29,8 @@ cluster_up() {
   kubeconfig=$(scripts/kube.sh up all) || { no "the control plane starts"; exit 1; }
   scripts/kube.sh node 1 && scripts/kube.sh node 2 || { no "nodes start"; exit 1; }
   root_folder
-  scripts/kube.sh image masque-gateway:demo "$work/root" -- masque-gateway > /dev/null
-  scripts/kube.sh image masque-operator:demo "$work/root" --user 65532:65532 -- masque-operator > /dev/null
+  scripts/kube.sh image masque-gateway:demo "$work/files" -- masque-gateway > /dev/null
+  scripts/kube.sh image masque-operator:demo "$work/files" --user 65532:65532 -- masque-operator > /dev/null
   k get nodes | show
   check "both are Ready" k wait --for=condition=Ready nodes --all --timeout=30s
 

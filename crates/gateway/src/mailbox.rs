@@ -96,10 +96,15 @@ impl Mailbox {
 
     /// Before looking into the queues: later senders wake again.
     pub(crate) fn acknowledge(&self) {
-        // Nothing to read is fine: the wake-up was taken in an earlier turn. First the counter, then
-        // the mark: the other way round, a sender in between would set the mark again and have its
-        // wake-up taken here, and nobody would wake this shard any more.
+        self.acknowledge_around(|| ());
+    }
+
+    /// First the counter, then the mark: the other way round, a sender in `between` would set the mark
+    /// again and have its wake-up taken here, and nobody would wake this shard any more.
+    fn acknowledge_around(&self, between: impl FnOnce()) {
+        // Nothing to read is fine: the wake-up was taken in an earlier turn.
         let _nothing_to_read = self.wake.read();
+        between();
         // A swap, because it must see what a sender left before it found the mark set.
         self.woken.swap(false, Ordering::SeqCst);
     }
@@ -175,6 +180,21 @@ mod tests {
             }
         }
         assert_eq!(shard.join().unwrap(), COMMANDS);
+    }
+
+    /// Whether the shard was woken for a turn or came by itself.
+    #[test]
+    fn a_sender_within_acknowledge_stops_no_later_wake_up() {
+        for woken in [true, false] {
+            let mailbox = Mailbox::new().unwrap();
+            if woken {
+                mailbox.send(Command::Drain).unwrap();
+            }
+            mailbox.acknowledge_around(|| mailbox.send(Command::Drain).unwrap());
+            while mailbox.command().is_some() {}
+            mailbox.send(Command::Drain).unwrap();
+            assert!(mailbox.wake.read().is_ok(), "woken before: {woken}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ const FRESH: Duration = Duration::from_secs(15);
 /// Secrets are looked at this seldom at rest, one with another: of many, each is looked at later.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// But none later than this.
+/// But none later than about this.
 const FRESH_MAX: Duration = Duration::from_secs(300);
 
 /// Those that are due within this are looked at together, so that they cost one pass.

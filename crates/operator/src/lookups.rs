@@ -146,19 +146,23 @@ impl Lookups {
         }
     }
 
-    /// Addresses of the first [`MAX_NODES`] nodes.
+    /// Addresses of the first [`MAX_NODES`] nodes. A page is dropped before the next is read: a node
+    /// says tens of kilobytes of itself.
     async fn list_nodes(&self) -> Result<BTreeMap<String, Vec<IpAddr>>, CallError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let mut params = ListParams::default().limit(PAGE);
-        let mut nodes = Vec::new();
+        let mut addresses = NodeAddresses::default();
         loop {
             let page = call(api.list(&params)).await?;
-            nodes.extend(page.items);
+            let room = page.items.iter().take(MAX_NODES - addresses.nodes);
+            room.for_each(|node| addresses.add(node));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) if nodes.len() < MAX_NODES => params = params.continue_token(&token),
+                Some(token) if addresses.nodes < MAX_NODES => {
+                    params = params.continue_token(&token);
+                }
                 Some(_) => {
                     tracing::warn!(
-                        nodes = nodes.len(),
+                        nodes = addresses.nodes,
                         "more nodes than are looked at: some that run a gateway may be missing in status.addresses"
                     );
                     break;
@@ -166,7 +170,7 @@ impl Lookups {
                 None => break,
             }
         }
-        Ok(node_addresses(&nodes))
+        Ok(addresses.dialled())
     }
 }
 
@@ -186,35 +190,44 @@ fn vpc_of(point: &VPCIngressPoint) -> ObjectName {
     ObjectName::new(vpc.namespace.clone().unwrap_or(namespace), &vpc.name)
 }
 
-/// Addresses that clients can dial, by node: external ones where any node has one, else internal
-/// ones; of nodes that are ready.
-fn node_addresses(nodes: &[Node]) -> BTreeMap<String, Vec<IpAddr>> {
-    let ready = nodes.iter().filter(|node| {
-        let conditions = node
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref());
+/// Addresses of nodes that are ready, by node.
+#[derive(Default)]
+struct NodeAddresses {
+    /// How many nodes were looked at.
+    nodes: usize,
+    external: BTreeMap<String, Vec<IpAddr>>,
+    internal: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl NodeAddresses {
+    fn add(&mut self, node: &Node) {
+        self.nodes += 1;
+        let status = node.status.as_ref();
+        let conditions = status.and_then(|status| status.conditions.as_ref());
         let mut conditions = conditions.into_iter().flatten();
-        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    });
-    let ready: Vec<&Node> = ready.collect();
-    let of_type = |type_: &str| -> BTreeMap<_, _> {
-        let by_name = ready.iter().map(|node| {
-            let addresses = node.status.iter().flat_map(|status| &status.addresses);
-            let of_type = addresses.flatten().filter(|it| it.type_ == type_);
-            let parsed = of_type.filter_map(|address| address.address.parse().ok());
-            let name = node.metadata.name.clone().unwrap_or_default();
-            (name, parsed.collect::<Vec<_>>())
-        });
-        by_name
-            .filter(|(_, addresses)| !addresses.is_empty())
-            .collect()
-    };
-    let external = of_type("ExternalIP");
-    if external.is_empty() {
-        of_type("InternalIP")
-    } else {
-        external
+        if !conditions.any(|it| it.type_ == "Ready" && it.status == "True") {
+            return;
+        }
+        for address in status.iter().flat_map(|it| &it.addresses).flatten() {
+            let of_type = match address.type_.as_str() {
+                "ExternalIP" => &mut self.external,
+                "InternalIP" => &mut self.internal,
+                _ => continue,
+            };
+            if let Ok(ip) = address.address.parse() {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                of_type.entry(name).or_default().push(ip);
+            }
+        }
+    }
+
+    /// What clients dial: external addresses where any node has one, else internal ones.
+    fn dialled(self) -> BTreeMap<String, Vec<IpAddr>> {
+        if self.external.is_empty() {
+            self.internal
+        } else {
+            self.external
+        }
     }
 }
 
@@ -298,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_page_of_nodes_is_read_up_to_a_bound() {
-        for (pages, per_page, read) in [(3, 2, 6), (12, 500, MAX_NODES)] {
+        for (pages, per_page, read) in [(3, 2, 6), (12, 500, MAX_NODES), (2, 4_000, MAX_NODES)] {
             let fake = paged(pages, per_page);
             let lookups = Lookups::new(fake.client.clone(), None);
             assert_eq!(lookups.list_nodes().await.unwrap().len(), read);
@@ -311,7 +324,9 @@ mod tests {
         let outside = node("True", "ExternalIP", "192.0.2.1");
         let down = node("Unknown", "ExternalIP", "192.0.2.2");
         let text = |nodes: &[Node]| -> Vec<String> {
-            let nodes = node_addresses(nodes);
+            let mut addresses = NodeAddresses::default();
+            nodes.iter().for_each(|node| addresses.add(node));
+            let nodes = addresses.dialled();
             let line = |(name, list): (&String, &Vec<IpAddr>)| format!("{name} {list:?}");
             nodes.iter().map(line).collect()
         };

@@ -4,10 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
-
 use super::Control;
-use crate::command::Command;
 
 /// How often each packet thread is asked.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -16,31 +13,27 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Control {
-    /// Asks one packet thread again and again, until it ends.
+    /// Asks one packet thread again and again. A mailbox that takes no more, and a thread that
+    /// panicked, are no answer either.
     pub(crate) async fn watch_shard(self: Arc<Self>, shard: u16) {
         loop {
-            let (reply, mut answer) = oneshot::channel();
-            let sessions = false;
-            self.send(shard, Command::Report { sessions, reply });
-            let answered = match tokio::time::timeout(STUCK_AFTER, &mut answer).await {
-                Ok(answered) => answered,
-                Err(_) => {
-                    tracing::error!(
-                        shard,
-                        "a packet thread does not answer: restart the gateway"
-                    );
-                    self.condition().silent.insert(shard);
-                    let answered = answer.await;
-                    self.condition().silent.remove(&shard);
-                    tracing::info!(shard, "the packet thread answers again");
-                    answered
-                }
-            };
-            if answered.is_err() {
-                // It dropped what was asked, so it has ended.
-                return;
-            }
+            let answer = tokio::time::timeout(STUCK_AFTER, self.ask(shard, false)).await;
+            self.heard(shard, matches!(answer, Ok(Ok(_))));
             tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    fn heard(&self, shard: u16, answered: bool) {
+        let silent = &mut self.condition().silent;
+        if answered {
+            if silent.remove(&shard) {
+                tracing::info!(shard, "the packet thread answers again");
+            }
+        } else if silent.insert(shard) {
+            tracing::error!(
+                shard,
+                "a packet thread does not answer: restart the gateway"
+            );
         }
     }
 
@@ -59,7 +52,11 @@ mod tests {
     use masque_gateway_core::{Registry, RegistryConfig};
 
     use super::*;
-    use crate::{command::ShardReport, mailbox::Mailbox, shard::ShardFigures};
+    use crate::{
+        command::{Command, ShardReport},
+        mailbox::Mailbox,
+        shard::ShardFigures,
+    };
 
     fn answer(mailbox: &Mailbox) -> usize {
         let mut count = 0;
@@ -98,17 +95,29 @@ mod tests {
         let told = control.stuck_because();
         assert_eq!(told.as_deref(), Some("packet thread 1 does not answer"));
         assert!((5..=7).contains(&asked), "{asked}");
-        assert_eq!(answer(&mailboxes[1]), 1, "it was asked once");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(control.stuck_because(), None);
-        // One that ends drops what it is asked: it is not asked again, and is no news of this kind.
+        // Whatever it was asked meanwhile, nobody waits for it any more.
         tokio::time::sleep(ASK_EVERY).await;
-        assert!(mailboxes[1].command().is_some());
-        for _ in 0..STUCK_AFTER.as_secs() * 2 {
-            answer(&mailboxes[0]);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(answer(&mailboxes[1]), 2);
+        tokio::time::sleep(ASK_EVERY).await;
+        assert_eq!(control.stuck_because(), None);
+    }
+
+    /// Nothing can be asked of it, so nothing is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_mailbox_is_a_thread_that_does_not_answer() {
+        let mailbox = Mailbox::new().unwrap();
+        while mailbox.send(Command::Drain).is_ok() {}
+        let registry = Registry::new(RegistryConfig::default());
+        let mailboxes = vec![Arc::clone(&mailbox)];
+        let control = Arc::new(Control::new(registry, mailboxes, Instant::now()).unwrap());
+        tokio::spawn(Arc::clone(&control).watch_shard(0));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(control.stuck_because().is_some());
+        answer(&mailbox);
+        for _ in 0..2 {
+            tokio::time::sleep(ASK_EVERY).await;
+            answer(&mailbox);
         }
-        assert!(mailboxes[1].command().is_none());
         assert_eq!(control.stuck_because(), None);
     }
 }

@@ -16,9 +16,7 @@ impl Control {
     async fn reports(&self, sessions: bool) -> Vec<ShardReport> {
         let mut waiting = Vec::new();
         for shard in (0..self.shards()).filter_map(|s| u16::try_from(s).ok()) {
-            let (reply, answer) = oneshot::channel();
-            self.send(shard, Command::Report { sessions, reply });
-            waiting.push(answer);
+            waiting.push(self.ask(shard, sessions));
         }
         let mut reports = Vec::new();
         for answer in waiting {
@@ -27,6 +25,13 @@ impl Control {
             }
         }
         reports
+    }
+
+    /// Asks one shard for its report; an error comes at once when its mailbox takes no more.
+    pub(super) fn ask(&self, shard: u16, sessions: bool) -> oneshot::Receiver<ShardReport> {
+        let (reply, answer) = oneshot::channel();
+        self.send(shard, Command::Report { sessions, reply });
+        answer
     }
 
     /// Every session, by number.

@@ -1,9 +1,12 @@
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
 use masque_stream::Authority;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -178,18 +181,52 @@ fn point() -> VPCIngressPoint {
     .unwrap()
 }
 
-/// Certificates of an API server that has the CA, and answers everything else with `secret`.
-async fn beside(secret: Option<Secret>) -> (Certificates, crate::fake::Fake) {
+/// Certificates of an API server that has the CA, and answers everything else with `answer`.
+async fn answered(
+    answer: impl Fn(&crate::fake::Call) -> (u16, Value) + Send + Sync + 'static,
+) -> (Certificates, crate::fake::Fake) {
     let ca = stored(&Authority::generate(now_unix_s()).unwrap());
-    let fake = crate::fake::Fake::new(move |call| match &secret {
-        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
-        _ if call.method == "PATCH" => (200, call.body.clone()),
-        Some(secret) => (200, serde_json::to_value(secret).unwrap()),
-        None => crate::fake::refusal(404),
+    let fake = crate::fake::Fake::new(move |call| match &ca {
+        ca if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(ca).unwrap()),
+        _ => answer(call),
     });
     let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
     fake.calls();
     (loaded.unwrap(), fake)
+}
+
+/// Where `secret` is stored, or none is.
+async fn beside(secret: Option<Secret>) -> (Certificates, crate::fake::Fake) {
+    answered(move |call| match &secret {
+        _ if call.method == "PATCH" => (200, call.body.clone()),
+        Some(secret) => (200, serde_json::to_value(secret).unwrap()),
+        None => crate::fake::refusal(404),
+    })
+    .await
+}
+
+/// Where no Secret is stored, with a switch that makes calls of these methods fail.
+async fn failing(
+    methods: &'static [&'static str],
+) -> (Certificates, crate::fake::Fake, Arc<AtomicBool>) {
+    let switch = Arc::new(AtomicBool::new(false));
+    let on = Arc::clone(&switch);
+    let (certificates, fake) = answered(move |call| match call.method.as_str() {
+        method if on.load(Ordering::Relaxed) && methods.contains(&method) => {
+            crate::fake::refusal(503)
+        }
+        "PATCH" => (200, call.body.clone()),
+        _ => crate::fake::refusal(404),
+    })
+    .await;
+    (certificates, fake, switch)
+}
+
+/// What becomes of it when all Secrets are looked at now.
+async fn trouble(certificates: &mut Certificates) -> Option<String> {
+    let due = |known: &mut Known| known.until = Instant::now();
+    certificates.known.values_mut().for_each(due);
+    certificates.ensure(&point(), &BTreeSet::new()).await.0
 }
 
 fn methods(fake: &crate::fake::Fake) -> Vec<String> {
@@ -211,61 +248,29 @@ async fn a_deleted_secret_is_soon_made_again() {
 /// An API server that restarts is no trouble of an ingress point.
 #[tokio::test]
 async fn what_was_good_is_believed_while_nobody_answers() {
-    let ca = stored(&Authority::generate(now_unix_s()).unwrap());
-    let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let flag = away.clone();
-    let fake = crate::fake::Fake::new(move |call| match call.method.as_str() {
-        _ if flag.load(std::sync::atomic::Ordering::Relaxed) => crate::fake::refusal(503),
-        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
-        "PATCH" => (200, call.body.clone()),
-        _ => crate::fake::refusal(404),
-    });
-    let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
-    let mut certificates = loaded.unwrap();
-    let nobody = BTreeSet::new();
-    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
-    away.store(true, std::sync::atomic::Ordering::Relaxed);
-    let past = |known: &mut Known| known.until = Instant::now();
-    certificates.known.values_mut().for_each(past);
+    let (mut certificates, fake, away) = failing(&["GET", "PATCH"]).await;
+    assert_eq!(trouble(&mut certificates).await, None);
+    away.store(true, Ordering::Relaxed);
     fake.calls();
-    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+    assert_eq!(trouble(&mut certificates).await, None);
     assert_eq!(methods(&fake), ["GET", "GET"], "it was asked");
     // Not for ever, since nobody answers.
     for known in certificates.known.values_mut() {
-        past(known);
         known.unanswered = known.unanswered.and_then(|at| at.checked_sub(BELIEVED));
     }
-    assert!(certificates.ensure(&point(), &nobody).await.0.is_some());
-    certificates.known.values_mut().for_each(past);
-    assert!(
-        certificates.ensure(&point(), &nobody).await.0.is_some(),
-        "and not again after that"
-    );
-    away.store(false, std::sync::atomic::Ordering::Relaxed);
-    certificates.known.values_mut().for_each(past);
-    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
+    assert!(trouble(&mut certificates).await.is_some());
+    assert!(trouble(&mut certificates).await.is_some(), "nor anew");
+    away.store(false, Ordering::Relaxed);
+    assert_eq!(trouble(&mut certificates).await, None);
 }
 
 /// A Secret that is known to be gone is trouble, whatever the reason that it cannot be made.
 #[tokio::test]
 async fn what_is_known_to_be_bad_is_told_at_once() {
-    let ca = stored(&Authority::generate(now_unix_s()).unwrap());
-    let refusing = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let flag = refusing.clone();
-    let fake = crate::fake::Fake::new(move |call| match call.method.as_str() {
-        _ if call.path.ends_with(CA_SECRET) => (200, serde_json::to_value(&ca).unwrap()),
-        "PATCH" if flag.load(std::sync::atomic::Ordering::Relaxed) => crate::fake::refusal(503),
-        "PATCH" => (200, call.body.clone()),
-        _ => crate::fake::refusal(404),
-    });
-    let loaded = Certificates::load(fake.client.clone(), "ops", None).await;
-    let mut certificates = loaded.unwrap();
-    let nobody = BTreeSet::new();
-    assert_eq!(certificates.ensure(&point(), &nobody).await.0, None);
-    refusing.store(true, std::sync::atomic::Ordering::Relaxed);
-    let past = |known: &mut Known| known.until = Instant::now();
-    certificates.known.values_mut().for_each(past);
-    assert!(certificates.ensure(&point(), &nobody).await.0.is_some());
+    let (mut certificates, _, refusing) = failing(&["PATCH"]).await;
+    assert_eq!(trouble(&mut certificates).await, None);
+    refusing.store(true, Ordering::Relaxed);
+    assert!(trouble(&mut certificates).await.is_some());
 }
 
 /// A thousand ingress points are no storm of reads.

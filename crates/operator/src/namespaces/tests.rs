@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-
 use crate::{
     index::{Index, Seen, Shelf},
     kinds::ChildKind,

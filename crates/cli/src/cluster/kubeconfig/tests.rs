@@ -15,12 +15,12 @@ fn files(variables: &[(&str, &str)], is_root: bool, there: &[&str]) -> Vec<PathB
     surroundings.files(None)
 }
 
-const ROOTS: &str = "/root/.kube/config";
+const ROOTS: &str = "/home/super/.kube/config";
 const ADAS: &str = "/home/ada/.kube/config";
 
 #[test]
 fn sudo_looks_where_its_caller_does() {
-    let sudo = [("HOME", "/root"), ("SUDO_USER", "ada")];
+    let sudo = [("HOME", "/home/super"), ("SUDO_USER", "ada")];
     assert_eq!(files(&sudo, true, &[ADAS]), [PathBuf::from(ADAS)]);
     assert_eq!(
         files(&sudo, true, &[ADAS, ROOTS]),
@@ -37,18 +37,18 @@ fn sudo_looks_where_its_caller_does() {
         [PathBuf::from(ROOTS)],
         "anybody can set SUDO_USER"
     );
-    let unknown = [("HOME", "/root"), ("SUDO_USER", "eve")];
+    let unknown = [("HOME", "/home/super"), ("SUDO_USER", "eve")];
     assert_eq!(files(&unknown, true, &[ADAS]), [PathBuf::from(ROOTS)]);
 }
 
 #[test]
 fn the_variable_holds_a_list_and_wins_over_the_home_folder() {
-    let both = [("KUBECONFIG", ":/a:/b:"), ("HOME", "/root")];
+    let both = [("KUBECONFIG", ":/a:/b:"), ("HOME", "/home/super")];
     assert_eq!(
         files(&both, true, &[ROOTS]),
         [PathBuf::from("/a"), PathBuf::from("/b")]
     );
-    let empty = [("KUBECONFIG", ""), ("HOME", "/root")];
+    let empty = [("KUBECONFIG", ""), ("HOME", "/home/super")];
     assert_eq!(files(&empty, true, &[ROOTS]), [PathBuf::from(ROOTS)]);
     assert!(files(&[], true, &[]).is_empty());
 }
