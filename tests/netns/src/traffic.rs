@@ -72,9 +72,20 @@ impl Drop for Echo {
 fn echo(mut stream: TcpStream) {
     let mut buffer = vec![0; 65536];
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+    while let Ok(length @ 1..) = read_some(&mut stream, &mut buffer) {
         if stream.write_all(&buffer[..length]).is_err() {
             return;
+        }
+    }
+}
+
+/// A read with a timeout ends when a signal comes to this process, and is not begun anew by the kernel
+/// (signal(7)).
+fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
         }
     }
 }
@@ -104,7 +115,7 @@ pub fn exchange(ns: &Netns, to: SocketAddr, bytes: usize) -> io::Result<Duration
     let mut received = 0;
     let mut buffer = vec![0; 65536];
     while received < bytes {
-        let length = stream.read(&mut buffer)?;
+        let length = read_some(&mut stream, &mut buffer)?;
         if length == 0 {
             return Err(io::Error::other(format!("ended after {received} bytes")));
         }
@@ -269,7 +280,7 @@ fn go_on(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 /// `read_exact` that looks at `stop` meanwhile.
 fn read_all(stream: &mut TcpStream, mut rest: &mut [u8], shared: &Shared) -> io::Result<()> {
     while !rest.is_empty() {
-        match stream.read(rest) {
+        match read_some(stream, rest) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => rest = &mut rest[length..],
             Err(e)
