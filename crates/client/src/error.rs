@@ -271,13 +271,18 @@ impl AttachError {
         }
     }
 
+    /// Whether the gateway's machine answered that nothing listens there (ICMP port unreachable).
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Unreachable { reason, .. } if reason.starts_with("connection refused"))
+    }
+
     /// What mends it: a command or a step, without a full stop.
     pub fn advice(&self) -> String {
         match self {
             Self::NameResolution { host, .. } => {
                 format!("check the name and this machine's resolver: `getent ahosts {host}`")
             }
-            Self::Unreachable { gateway, reason } if reason.starts_with("connection refused") => {
+            Self::Unreachable { gateway, .. } if self.is_refused() => {
                 format!(
                     "check that the gateway runs and that its UDP port is {}",
                     gateway.port()

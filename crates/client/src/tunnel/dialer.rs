@@ -14,8 +14,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 const REDIAL: Duration = Duration::from_millis(700);
 /// Over how long the clients of a gateway that goes away spread.
 const SPREAD: Duration = Duration::from_secs(1);
-/// How often a first attempt begins again because it met a gateway that goes away: in a rollout the
-/// next connection reaches another one.
+/// How often a first attempt begins again because it met a gateway that goes away, or one that has
+/// gone and refuses: in a rollout the next connection reaches another one.
 const LEAVING_MAX: u8 = 4;
 /// Within this time, so that the one that leaves is no longer a choice.
 const LEAVING_PAUSE: Duration = Duration::from_millis(400);
@@ -249,6 +249,7 @@ impl Dialer {
         if !self.was_up && !self.keep_trying {
             // One that has left refuses connections until nothing leads to it any more.
             let leaves = error == AttachError::GoingAway
+                || error.is_refused()
                 || self.leaving > 0 && error.retry() == Retry::Helps;
             if leaves && self.leaving < LEAVING_MAX {
                 self.leaving += 1;

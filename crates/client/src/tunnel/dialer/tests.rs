@@ -17,6 +17,13 @@ fn unanswered(count: usize) -> Live {
     }
 }
 
+fn silent() -> AttachError {
+    AttachError::NoAnswer {
+        gateway: address(1),
+        waited: Duration::from_secs(5),
+    }
+}
+
 fn refused() -> AttachError {
     AttachError::Unreachable {
         gateway: address(1),
@@ -57,8 +64,8 @@ fn the_first_round_decides_unless_told_to_keep_trying() {
     let mut once = dialer(false);
     once.begin(start);
     assert!(matches!(once.poll(start, NONE), Some(Action::Dial(_))));
-    once.failed(refused());
-    assert_eq!(once.poll(start, NONE), Some(Action::GiveUp(refused())));
+    once.failed(silent());
+    assert_eq!(once.poll(start, NONE), Some(Action::GiveUp(silent())));
     assert_eq!(once.poll(start + Duration::from_secs(99), NONE), None);
 
     let mut persistent = dialer(true);
@@ -67,11 +74,11 @@ fn the_first_round_decides_unless_told_to_keep_trying() {
         persistent.poll(start, NONE),
         Some(Action::Dial(_))
     ));
-    persistent.failed(refused());
+    persistent.failed(silent());
     let Some(Action::Failed { error, retry_in }) = persistent.poll(start, NONE) else {
         panic!("it gave up");
     };
-    assert_eq!(error, refused());
+    assert_eq!(error, silent());
     assert_eq!(persistent.deadline(NONE), Some(start + retry_in));
     assert!(matches!(
         persistent.poll(start + retry_in, NONE),
@@ -198,6 +205,25 @@ fn a_gateway_that_asks_for_patience_gets_it_within_bounds() {
         };
         assert_eq!(retry_in, Duration::from_secs(wanted_s));
     }
+}
+
+#[test]
+fn a_first_attempt_that_is_refused_is_not_the_last() {
+    let mut now = Instant::now();
+    let mut once = dialer(false);
+    once.begin(now);
+    for _ in 0..LEAVING_MAX {
+        assert!(matches!(once.poll(now, NONE), Some(Action::Dial(_))));
+        once.failed(refused());
+        let Some(Action::Failed { retry_in, .. }) = once.poll(now, NONE) else {
+            panic!("a rollout's last packets may still reach the pod that ended");
+        };
+        assert!(retry_in <= LEAVING_PAUSE);
+        now += retry_in;
+    }
+    assert!(matches!(once.poll(now, NONE), Some(Action::Dial(_))));
+    once.failed(refused());
+    assert_eq!(once.poll(now, NONE), Some(Action::GiveUp(refused())));
 }
 
 #[test]
