@@ -1,16 +1,19 @@
 //! What an attachment changes on this machine: the device's addresses, routes and MTU, and the way
 //! to the gateway. Everything is undone at the end; what a crash leaves is noted in a file.
 
+mod note;
+
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use masque_client::Assignment;
-use masque_netlink::{HostRoute, Kernel, NetlinkError};
-use serde::{Deserialize, Serialize};
+use masque_netlink::{Gro, GroState, HostRoute, Kernel, NetlinkError};
+
+use note::Note;
+pub(crate) use note::recover;
 
 /// Metric of our routes: behind what an administrator gave a metric of 0 (a route we must never
 /// replace), before what DHCP brings (100 and more).
@@ -28,6 +31,8 @@ pub(crate) struct HostNetwork {
     routes: Vec<HostRoute>,
     /// Keeps our own packets to the gateway out of the tunnel.
     pin: Option<(IpAddr, HostRoute)>,
+    /// Merges what the gateway's packets arrive in; `None` if it cannot be asked for.
+    gro: Option<Gro>,
     note: PathBuf,
 }
 
@@ -38,16 +43,6 @@ pub(crate) struct Applied {
     pub(crate) left_out: Vec<IpNet>,
     /// Routes that are also networks of this machine, with its interface.
     pub(crate) conflicts: Vec<(IpNet, String)>,
-}
-
-/// What would stay after a crash: the TUN device vanishes with its process, this does not.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Note {
-    pid: u32,
-    destination: IpNet,
-    link: String,
-    gateway: Option<IpAddr>,
 }
 
 impl HostNetwork {
@@ -64,6 +59,7 @@ impl HostNetwork {
             addresses: Vec::new(),
             routes: Vec::new(),
             pin: None,
+            gro: Gro::new().ok(),
             note,
         })
     }
@@ -83,6 +79,7 @@ impl HostNetwork {
         let mut applied = Applied::default();
         let wanted = self.wanted_routes(&assignment.routes, &mut applied);
         self.pin_gateway(assignment.remote, &wanted)?;
+        self.merge_arrivals(assignment.remote.ip())?;
         for gone in self.routes.iter().filter(|old| !wanted.contains(old)) {
             self.kernel.delete_route(gone)?;
         }
@@ -123,8 +120,8 @@ impl HostNetwork {
         for route in covering {
             self.kernel.replace_route(route)?;
         }
-        self.write_note(&pin);
         self.pin = Some((gateway, pin));
+        self.write_note();
         // An interface that is gone: the next change of the network tries again.
         if let Err(error) = pinned {
             tracing::debug!(%error, "the way to the gateway is not there now");
@@ -140,7 +137,10 @@ impl HostNetwork {
             Some((_, pin)) => self.kernel.delete_route(&pin),
             None => Ok(()),
         };
-        let _ = fs::remove_file(&self.note);
+        if let Some(gro) = &mut self.gro {
+            gro.restore();
+        }
+        self.write_note();
         undone
     }
 
@@ -184,7 +184,7 @@ impl HostNetwork {
         }
         if let Some((_, old)) = self.pin.take() {
             self.kernel.delete_route(&old)?;
-            let _ = fs::remove_file(&self.note);
+            self.write_note();
         }
         if !wanted
             .iter()
@@ -195,9 +195,34 @@ impl HostNetwork {
         let Some(pin) = self.pin_route(gateway)? else {
             return Ok(());
         };
-        self.write_note(&pin);
-        self.kernel.replace_route(&pin)?;
-        self.pin = Some((gateway, pin));
+        // Noted before it is there, so that a crash in between leaves nothing.
+        self.pin = Some((gateway, pin.clone()));
+        self.write_note();
+        let pinned = self.kernel.replace_route(&pin);
+        if pinned.is_err() {
+            self.pin = None;
+            self.write_note();
+        }
+        pinned
+    }
+
+    /// Lets the kernel merge the frames that come from the gateway where nobody else does: in a
+    /// container. What fails costs speed, and nothing else.
+    fn merge_arrivals(&mut self, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let Some(gro) = &mut self.gro else {
+            return Ok(());
+        };
+        let Some(way) = self.kernel.route_to(gateway)? else {
+            return Ok(());
+        };
+        match gro.turn_on(&way.link) {
+            Ok(GroState::TurnedOn) => {
+                tracing::info!(device = way.link, "GRO turned on");
+                self.write_note();
+            }
+            Ok(GroState::On | GroState::Off) => {}
+            Err(error) => tracing::debug!(device = way.link, %error, "GRO is left as it is"),
+        }
         Ok(())
     }
 
@@ -226,51 +251,12 @@ impl HostNetwork {
         Ok(other.map(|lookup| (route.destination, lookup.link)))
     }
 
-    fn write_note(&self, pin: &HostRoute) {
-        let HostRoute {
-            destination,
-            link,
-            gateway,
-            ..
-        } = pin;
-        let note = Note {
-            pid: std::process::id(),
-            destination: *destination,
-            link: link.clone(),
-            gateway: *gateway,
-        };
-        let text = serde_json::to_string(&note).unwrap_or_default();
-        if let Err(error) = fs::write(&self.note, text) {
-            tracing::warn!(%error, "a crash would leave the route {destination}");
-        }
+    /// Writes down what a crash would leave.
+    fn write_note(&self) {
+        let pin = self.pin.as_ref().map(|(_, route)| route);
+        let gro = self.gro.iter().flat_map(Gro::turned_on);
+        Note::new(pin, gro).save(&self.note);
     }
-}
-
-/// Takes back what an attachment left that crashed.
-pub(crate) fn recover(note: &Path) {
-    let Ok(text) = fs::read_to_string(note) else {
-        return;
-    };
-    if let Ok(note) = serde_json::from_str::<Note>(&text) {
-        if Path::new("/proc").join(note.pid.to_string()).exists() {
-            return;
-        }
-        let route = HostRoute::on_link(note.destination, &note.link);
-        let route = HostRoute {
-            gateway: note.gateway,
-            metric: METRIC,
-            ..route
-        };
-        let removed = Kernel::open().and_then(|kernel| kernel.delete_route(&route));
-        match removed {
-            Ok(()) => tracing::info!(
-                "removed the route {} of a crashed attachment",
-                note.destination
-            ),
-            Err(error) => tracing::debug!(%error, "the leftover route stays"),
-        }
-    }
-    let _ = fs::remove_file(note);
 }
 
 /// The one address of a prefix that this machine takes: itself, or the first host.

@@ -3,6 +3,7 @@
 //! outside of the process.
 
 mod devices;
+mod gro;
 mod kernel;
 mod verdict;
 
@@ -34,6 +35,7 @@ use crate::{
     source::Origin,
 };
 use devices::{Closing, VpcDevice};
+use gro::ReceiveOffload;
 
 /// Secrets of this process.
 #[derive(Clone)]
@@ -61,6 +63,7 @@ pub(crate) struct Supervisor {
     underlay: String,
     /// How the devices were when the kernel's state was last settled.
     links: BTreeMap<String, Option<LinkState>>,
+    offload: ReceiveOffload,
     ports: BTreeMap<u16, PortTls>,
     certificates: LastGood,
     decapsulation: &'static str,
@@ -93,6 +96,7 @@ impl Supervisor {
             "what the kernel can do"
         );
         Ok(Self {
+            offload: ReceiveOffload::new(args.gro),
             args,
             origin,
             state_dir,
@@ -205,7 +209,8 @@ impl Supervisor {
     }
 
     /// Removes what was made in the kernel.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear(&mut self) {
+        self.offload.restore();
         if let Err(error) = self.kernel.clear() {
             tracing::error!(%error, "the kernel keeps some of what this gateway made");
         }

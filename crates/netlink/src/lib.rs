@@ -7,7 +7,7 @@
 //! else is touched. [`Kernel::clear`] takes all of it away.
 //!
 //! A client uses the plain functions: [`Kernel::set_link_up`], [`Kernel::add_address`],
-//! [`Kernel::replace_route`], [`Kernel::route_to`].
+//! [`Kernel::replace_route`], [`Kernel::route_to`]. Both let [`Gro`] merge what arrives in frames.
 //!
 //! All calls block for the microseconds that a netlink request takes, and need no runtime.
 //!
@@ -22,6 +22,7 @@ mod apply;
 mod change;
 mod error;
 mod generic;
+mod gro;
 mod host;
 mod kernel;
 mod link_state;
@@ -33,6 +34,7 @@ mod sysctl;
 
 pub use change::{Change, Place, diff};
 pub use error::NetlinkError;
+pub use gro::{Gro, GroState};
 pub use host::{HostRoute, RouteLookup};
 pub use kernel::{CLIENT_ROUTE_PROTOCOL, Kernel, ROUTE_PROTOCOL};
 pub use link_state::{LinkMonitor, LinkState, link_mtu};

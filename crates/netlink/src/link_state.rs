@@ -138,11 +138,11 @@ impl AsRawFd for LinkMonitor {
 }
 
 /// Any socket of the namespace will do; it is bound to nothing that anybody hears.
-fn any_socket() -> io::Result<UdpSocket> {
+pub(crate) fn any_socket() -> io::Result<UdpSocket> {
     UdpSocket::bind(("::", 0)).or_else(|_| UdpSocket::bind(("0.0.0.0", 0)))
 }
 
-fn named(name: &str) -> io::Result<libc::ifreq> {
+pub(crate) fn named(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an ifreq is plain bytes; all zeros is an empty name and no value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {

@@ -77,6 +77,9 @@ fn hold() -> Result<(), Failure> {
     if let Some(&mode) = options.modes.first() {
         rig.set_mode(mode)?;
     }
+    if let Some(first) = tunnels.up.first() {
+        rig.set_merging(first.merging)?;
+    }
     for ns in [&rig.client, &rig.gateway, &rig.workload] {
         println!("namespace {}", ns.name());
     }

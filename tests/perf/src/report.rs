@@ -283,6 +283,7 @@ mod tests {
             target: std::net::Ipv4Addr::LOCALHOST,
             client: None,
             gateway: None,
+            merging: crate::rig::Merging::default(),
             about: String::new(),
         };
         let mut results = Results {

@@ -4,7 +4,7 @@
 //! are up at once: `10.N.0.0/24` is the tunnel, `10.N.1.1` the workload behind it.
 
 use std::{
-    fs,
+    fmt, fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
@@ -60,6 +60,33 @@ impl Drop for WorkFolder {
     fn drop(&mut self) {
         if std::env::var_os("BENCH_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Ends of links.
+const ENDS: usize = 4;
+/// How ethtool writes that GRO is on.
+const GRO_ON: &str = "generic-receive-offload: on";
+
+/// The ends of the links whose kernel merges what arrives (GRO). A veth is made with it off; who
+/// turns it on is part of what is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Merging([bool; ENDS]);
+
+impl Merging {
+    /// Where a client and a gateway may turn it on: all but the workload's.
+    pub(crate) const CLIENT_AND_GATEWAY: Self = Self([true, true, true, false]);
+}
+
+impl fmt::Display for Merging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["client", "gateway's wire", "gateway's core", "workload"];
+        let on = names.into_iter().zip(self.0).filter(|(_, on)| *on);
+        let on: Vec<&str> = on.map(|(name, _)| name).collect();
+        match on.is_empty() {
+            true => f.write_str("no GRO"),
+            false => write!(f, "GRO on at {}", on.join(", ")),
         }
     }
 }
@@ -158,38 +185,55 @@ impl Rig {
         )))
     }
 
-    /// Turns the offloads of every link on or off. On is the state a veth is made in: everything but
-    /// GRO, which super-packets that were never split do not need.
-    pub(crate) fn set_mode(&self, mode: Mode) -> Result<(), Failure> {
-        let on = if mode == Mode::Gso { "on" } else { "off" };
-        let ethtool = which("ethtool").unwrap_or_default();
-        for (ns, link) in [
+    /// The ends of the links, with the namespaces they are in.
+    fn ends(&self) -> [(&Netns, &'static str); ENDS] {
+        [
             (&self.client, WIRE),
             (&self.gateway, WIRE),
             (&self.gateway, CORE),
             (&self.workload, CORE),
-        ] {
-            let features = [
-                "gso",
-                on,
-                "tso",
-                on,
-                "tx-udp-segmentation",
-                on,
-                "gro",
-                "off",
-            ];
-            let mut args = vec!["-K", link];
-            args.extend(features);
-            let output = ns.command(&ethtool.to_string_lossy(), &args).output();
-            let output = output.map_err(Failure::io("ethtool"))?;
-            if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                return Err(Failure::program("ethtool", said));
-            }
+        ]
+    }
+
+    /// Turns the offloads of every link on or off, all but GRO. On is the state a veth is made in.
+    pub(crate) fn set_mode(&self, mode: Mode) -> Result<(), Failure> {
+        let on = if mode == Mode::Gso { "on" } else { "off" };
+        for (ns, link) in self.ends() {
+            let features = ["gso", on, "tso", on, "tx-udp-segmentation", on];
+            ethtool(ns, &[&["-K", link], &features[..]].concat())?;
         }
         Ok(())
     }
+
+    /// Which ends have GRO on.
+    pub(crate) fn merging(&self) -> Result<Merging, Failure> {
+        let mut merging = Merging::default();
+        for (at, (ns, link)) in self.ends().into_iter().enumerate() {
+            let features = ethtool(ns, &["-k", link])?;
+            merging.0[at] = features.lines().any(|line| line.starts_with(GRO_ON));
+        }
+        Ok(merging)
+    }
+
+    /// Turns GRO on at these ends, and off at the others.
+    pub(crate) fn set_merging(&self, merging: Merging) -> Result<(), Failure> {
+        for (at, (ns, link)) in self.ends().into_iter().enumerate() {
+            let on = if merging.0[at] { "on" } else { "off" };
+            ethtool(ns, &["-K", link, "gro", on])?;
+        }
+        Ok(())
+    }
+}
+
+fn ethtool(ns: &Netns, args: &[&str]) -> Result<String, Failure> {
+    let program = which("ethtool").unwrap_or_default();
+    let output = ns.command(&program.to_string_lossy(), args).output();
+    let output = output.map_err(Failure::io("ethtool"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Failure::program("ethtool", said));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a plain program outside the namespaces, for its standard output.

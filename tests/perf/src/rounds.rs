@@ -86,6 +86,7 @@ pub(crate) fn run(
                     mode.name(),
                     tunnels[at].name
                 );
+                rig.set_merging(tunnels[at].merging)?;
                 let wanted = |step: &Step| {
                     let steps = options.steps.as_ref();
                     steps.is_none_or(|steps| steps.iter().any(|s| s == step.name()))

@@ -7,7 +7,11 @@ mod wireguard;
 
 use std::net::Ipv4Addr;
 
-use crate::{failure::Failure, options::Options, rig::Rig};
+use crate::{
+    failure::Failure,
+    options::Options,
+    rig::{Merging, Rig},
+};
 
 /// One way that is up.
 #[derive(Clone, Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Tunnel {
     pub(crate) client: Option<u32>,
     /// The pid of its user space part at the gateway, if it has one.
     pub(crate) gateway: Option<u32>,
+    /// Where its programs, or whoever set it up, turned GRO on.
+    pub(crate) merging: Merging,
     /// Versions and settings, for the notes.
     pub(crate) about: String,
 }
@@ -34,10 +40,11 @@ pub(crate) struct Tunnels {
 type SetUp = fn(&mut Rig, &Options) -> Result<Tunnel, Failure>;
 
 /// In the order of the tables.
-const ALL: [(&str, SetUp); 6] = [
+const ALL: [(&str, SetUp); 7] = [
     ("plain", plain::set_up),
     ("seg6", seg6::set_up),
     ("wireguard-go", wireguard::set_up_go),
+    ("wireguard-go+gro", wireguard::set_up_go_gro),
     ("wireguard-go+srv6", wireguard::set_up_go_srv6),
     ("boringtun", wireguard::set_up_boringtun),
     (masque::NAME, masque::set_up),
@@ -53,7 +60,7 @@ pub(crate) fn all(rig: &mut Rig, options: &Options) -> Result<Tunnels, Failure> 
                 .push((name, "BENCH_ONLY leaves it out".into()));
             continue;
         }
-        match set_up(rig, options) {
+        match set_up(rig, options).and_then(|tunnel| merge_alone(rig, tunnel)) {
             Ok(tunnel) => tunnels.up.push(tunnel),
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(why) => tunnels.skipped.push((name, why.to_string())),
@@ -71,4 +78,15 @@ pub(crate) fn all(rig: &mut Rig, options: &Options) -> Result<Tunnels, Failure> 
         )));
     }
     Ok(tunnels)
+}
+
+/// The links are everybody's: what one set-up turned on is noted, and off for the others.
+fn merge_alone(rig: &Rig, tunnel: Tunnel) -> Result<Tunnel, Failure> {
+    let merging = rig.merging()?;
+    rig.set_merging(Merging::default())?;
+    Ok(Tunnel {
+        merging,
+        about: format!("{}; {merging}", tunnel.about),
+        ..tunnel
+    })
 }

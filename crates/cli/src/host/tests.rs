@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use masque_testkit::Lab;
 use masque_tun::{TunConfig, TunDevice};
@@ -39,6 +39,12 @@ fn assignment(addresses: &[&str], routes: &[&str], remote: &str) -> Assignment {
         mtu_bytes: 1400,
         remote: SocketAddr::new(remote.parse().unwrap(), 4433),
     }
+}
+
+/// Whether GRO is on. Looking turns it on where it is off, until the look is over.
+fn merges(link: &str) -> bool {
+    let mut gro = Gro::new().unwrap();
+    gro.turn_on(link).unwrap() == GroState::On
 }
 
 /// A host with a default route through a router, in a namespace of its own.
@@ -95,6 +101,7 @@ fn the_machine_follows_the_assignment_and_is_restored() {
 
         // Another address, fewer routes, one of them a network of this machine.
         let routes = ["10.0.0.0/16", "192.168.7.0/24"];
+        assert!(merges("eth0"));
         let second = assignment(&["10.0.100.60/32"], &routes, "198.51.100.9");
         let applied = network.apply(&second).unwrap();
         assert_eq!(
@@ -108,7 +115,9 @@ fn the_machine_follows_the_assignment_and_is_restored() {
             "{shown}"
         );
         assert!(shown.contains("src 10.0.100.60"), "{shown}");
+        assert!(fs::read_to_string(&note).unwrap().contains("eth0"));
         network.undo().unwrap();
+        assert!(!merges("eth0"));
         drop(queues);
     });
     assert!(!note.exists());
@@ -178,8 +187,11 @@ fn with_the_default_route_the_gateway_keeps_its_way_also_after_a_move() {
             text.replace(&std::process::id().to_string(), "999999999"),
         )
         .unwrap();
-        drop(network);
+        // Nothing of it runs.
+        std::mem::forget(network);
+        assert!(merges("eth0"));
         recover(&note);
+        assert!(!merges("eth0"));
         assert!(!note.exists());
         assert!(!host.ip(&["route", "show"]).contains("198.51.100.9"));
     });

@@ -22,6 +22,7 @@ impl Supervisor {
     ) -> Result<(), Fatal> {
         let applied = self.apply_kernel(snapshots);
         self.note_links();
+        self.offload.settle(&self.kernel);
         match applied {
             Ok(decapsulation) => {
                 self.decapsulation = decapsulation;

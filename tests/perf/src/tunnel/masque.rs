@@ -18,7 +18,7 @@ use crate::{
     failure::Failure,
     interrupt, machine,
     options::Options,
-    rig::{self, CORE, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV6, Rig},
+    rig::{self, CORE, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV6, Merging, Rig},
 };
 
 /// Its name in the tables.
@@ -61,6 +61,7 @@ pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure
         target: TARGET,
         client: Some(client),
         gateway: Some(gateway.pid),
+        merging: Merging::default(),
         about: format!(
             "{}, QUIC datagrams, {} rules, SRv6 (encap.red, End.DX4) behind the gateway",
             machine::version(&gateway.program(), "--version"),

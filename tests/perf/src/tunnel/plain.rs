@@ -6,7 +6,7 @@ use super::Tunnel;
 use crate::{
     failure::Failure,
     options::Options,
-    rig::{CORE_GATEWAY_IPV4, CORE_WORKLOAD_IPV4, GATEWAY_IPV4, Rig},
+    rig::{CORE_GATEWAY_IPV4, CORE_WORKLOAD_IPV4, GATEWAY_IPV4, Merging, Rig},
 };
 
 const TARGET: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 1);
@@ -24,6 +24,7 @@ pub(super) fn set_up(rig: &mut Rig, _: &Options) -> Result<Tunnel, Failure> {
         target: TARGET,
         client: None,
         gateway: None,
+        merging: Merging::default(),
         about: "kernel forwarding, no tunnel".into(),
     })
 }

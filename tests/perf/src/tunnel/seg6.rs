@@ -6,7 +6,7 @@ use super::Tunnel;
 use crate::{
     failure::Failure,
     options::Options,
-    rig::{CLIENT_IPV6, CORE_GATEWAY_IPV4, CORE_WORKLOAD_IPV4, GATEWAY_IPV6, Rig, WIRE},
+    rig::{CLIENT_IPV6, CORE_GATEWAY_IPV4, CORE_WORKLOAD_IPV4, GATEWAY_IPV6, Merging, Rig, WIRE},
 };
 
 const TARGET: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 1);
@@ -41,6 +41,7 @@ pub(super) fn set_up(rig: &mut Rig, _: &Options) -> Result<Tunnel, Failure> {
         target: TARGET,
         client: None,
         gateway: None,
+        merging: Merging::default(),
         about: "kernel encap.red and End.DX4, no encryption".into(),
     })
 }

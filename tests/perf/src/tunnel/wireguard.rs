@@ -18,7 +18,7 @@ use crate::{
     process::which,
     rig::{
         CORE, CORE_GATEWAY_IPV4, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV4, CORE_WORKLOAD_IPV6,
-        GATEWAY_IPV4, Rig,
+        GATEWAY_IPV4, Merging, Rig,
     },
 };
 
@@ -60,6 +60,21 @@ pub(super) fn set_up_go(rig: &mut Rig, options: &Options) -> Result<Tunnel, Fail
         srv6: false,
     };
     set_up(rig, &implementation)
+}
+
+/// With the receive offload that our programs turn on by themselves, turned on by hand.
+pub(super) fn set_up_go_gro(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure> {
+    let implementation = Implementation {
+        name: "wireguard-go+gro",
+        net: 33,
+        port: 51823,
+        program: find(&options.peers, &GO)?,
+        args: &["-f"],
+        srv6: false,
+    };
+    let tunnel = set_up(rig, &implementation)?;
+    rig.set_merging(Merging::CLIENT_AND_GATEWAY)?;
+    Ok(tunnel)
 }
 
 /// Like for like: a tunnel to a gateway that bridges into an SRv6 VPC.
@@ -152,6 +167,7 @@ fn set_up(rig: &mut Rig, of: &Implementation) -> Result<Tunnel, Failure> {
         target,
         client: Some(client),
         gateway: Some(gateway),
+        merging: Merging::default(),
         about: format!(
             "{}, MTU {MTU}, ChaCha20-Poly1305{}",
             machine::version(&of.program, "--version"),

@@ -1,0 +1,90 @@
+//! What would stay after a crash: the TUN device vanishes with its process, this does not.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use ipnet::IpNet;
+use masque_netlink::{Gro, HostRoute, Kernel};
+use serde::{Deserialize, Serialize};
+
+use super::METRIC;
+
+/// The leftovers of one attachment.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Note {
+    pid: u32,
+    #[serde(flatten)]
+    pin: Option<Pin>,
+    /// Devices whose GRO was turned on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gro: Vec<String>,
+}
+
+/// The gateway's own route.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pin {
+    destination: IpNet,
+    link: String,
+    gateway: Option<IpAddr>,
+}
+
+impl Note {
+    /// Of this process.
+    pub(super) fn new<'a>(pin: Option<&HostRoute>, gro: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            pid: std::process::id(),
+            pin: pin.map(|route| Pin {
+                destination: route.destination,
+                link: route.link.clone(),
+                gateway: route.gateway,
+            }),
+            gro: gro.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Writes it, or removes the file when nothing would stay.
+    pub(super) fn save(&self, path: &Path) {
+        if self.pin.is_none() && self.gro.is_empty() {
+            let _ = fs::remove_file(path);
+            return;
+        }
+        let text = serde_json::to_string(self).unwrap_or_default();
+        if let Err(error) = fs::write(path, text) {
+            tracing::warn!(%error, "a crash would leave {self:?}");
+        }
+    }
+
+    fn undo(&self) {
+        if let Some(pin) = &self.pin {
+            let route = HostRoute {
+                gateway: pin.gateway,
+                metric: METRIC,
+                ..HostRoute::on_link(pin.destination, &pin.link)
+            };
+            match Kernel::open().and_then(|kernel| kernel.delete_route(&route)) {
+                Ok(()) => {
+                    let destination = pin.destination;
+                    tracing::info!("removed the route {destination} of a crashed attachment");
+                }
+                Err(error) => tracing::debug!(%error, "the leftover route stays"),
+            }
+        }
+        if let Ok(mut gro) = Gro::new() {
+            self.gro.iter().for_each(|link| gro.adopt(link));
+        }
+    }
+}
+
+/// Takes back what an attachment left that crashed.
+pub(crate) fn recover(path: &Path) {
+    let Ok(text) = fs::read_to_string(path) else {
+        return;
+    };
+    if let Ok(note) = serde_json::from_str::<Note>(&text) {
+        if Path::new("/proc").join(note.pid.to_string()).exists() {
+            return;
+        }
+        note.undo();
+    }
+    let _ = fs::remove_file(path);
+}
