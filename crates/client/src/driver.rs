@@ -204,8 +204,8 @@ impl<D: Device> Driver<D> {
         self.check_dials(now);
         self.tell();
         let delivered = self.deliver();
-        let read = self.read_device(now);
-        let sent = self.socket.send(self.tunnel.machine(), now);
+        let read = self.read_device();
+        let sent = self.socket.send(self.tunnel.machine(), Instant::now());
         received.more || delivered || read || sent.more
     }
 
@@ -390,7 +390,7 @@ impl<D: Device> Driver<D> {
     /// Packets from the device to the gateway; whether there may be more. While the connection's
     /// queue has no room for a super-packet, packets wait in the device: its senders feel that,
     /// instead of a loss.
-    fn read_device(&mut self, now: Instant) -> bool {
+    fn read_device(&mut self) -> bool {
         let mut reply = [0; MAX_ERROR_BYTES];
         let mut answered = false;
         let mut more = true;
@@ -415,7 +415,7 @@ impl<D: Device> Driver<D> {
             if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
                 answered |= write_own(&mut self.device, &reply[..length]);
             }
-            self.socket.send_full(self.tunnel.machine(), now);
+            self.socket.send_full(self.tunnel.machine());
         }
         if answered {
             self.flush_device();

@@ -174,7 +174,7 @@ impl Shard {
             self.next_housekeeping = at + HOUSEKEEPING;
         }
         for port in &mut self.ports {
-            more |= port.send(at, &mut self.figures);
+            more |= port.send(Instant::now(), &mut self.figures);
             self.poller
                 .want_write(port.source(), port.socket(), port.socket().is_blocked());
         }

@@ -107,9 +107,9 @@ impl GatewaySocket {
     }
 
     /// Sends a GSO batch if the machine has a whole one.
-    pub(super) fn send_full(&mut self, machine: &mut Machine, now: Instant) {
+    pub(super) fn send_full(&mut self, machine: &mut Machine) {
         if machine.has_batch() && !self.is_blocked() {
-            self.send_batches(machine, now, 1);
+            self.send_batches(machine, Instant::now(), 1);
         }
     }
 

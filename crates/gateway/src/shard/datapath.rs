@@ -143,7 +143,7 @@ impl Shard {
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
                 self.hear_of_sessions(at, now);
-                self.forward_to_client(index, read.packet, &read.gso, at, now);
+                self.forward_to_client(index, read.packet, &read.gso, now);
                 return true;
             }
             Ok(None) => vpc.ready = false,
@@ -170,14 +170,7 @@ impl Shard {
         }
     }
 
-    fn forward_to_client(
-        &mut self,
-        index: VpcIndex,
-        packet: &mut [u8],
-        gso: &GsoInfo,
-        at: Instant,
-        now: Now,
-    ) {
+    fn forward_to_client(&mut self, index: VpcIndex, packet: &mut [u8], gso: &GsoInfo, now: Now) {
         // A command may have closed the VPC.
         let Some(vpc) = self.vpcs.get(&index) else {
             return;
@@ -192,7 +185,7 @@ impl Shard {
         };
         outward.act(verdict, index, vpc, packet, gso, reply);
         for port in &mut self.ports {
-            port.send_full(at, &mut self.figures);
+            port.send_full(&mut self.figures);
         }
     }
 

@@ -108,9 +108,9 @@ impl Port {
     }
 
     /// Sends a GSO batch if the machine has a whole one.
-    pub(crate) fn send_full(&mut self, now: Instant, figures: &mut ShardFigures) {
+    pub(crate) fn send_full(&mut self, figures: &mut ShardFigures) {
         if self.machine.has_batch() && !self.socket.is_blocked() {
-            self.send_batches(now, 1, figures);
+            self.send_batches(Instant::now(), 1, figures);
         }
     }
 
