@@ -305,7 +305,8 @@ impl<D: Device> Driver<D> {
                     self.reason = None;
                 }
                 TunnelEvent::Down { error, retry_in } => {
-                    if *error == AttachError::GoingAway && !retry_in.is_zero() {
+                    let left = *error == AttachError::GoingAway || error.is_refused();
+                    if left && !retry_in.is_zero() {
                         self.renew_socket();
                     }
                     self.reason = Some(error.clone());
@@ -323,7 +324,7 @@ impl<D: Device> Driver<D> {
 
     /// Takes another port while nothing is under way. A load balancer in between remembers by
     /// addresses and ports whom it leads to: from the old port every dial would meet the gateway
-    /// that leaves, until it has left.
+    /// that leaves, until it has left, and then what refuses in its place.
     fn renew_socket(&mut self) {
         match GatewaySocket::open() {
             Ok(socket) => self.socket = socket,

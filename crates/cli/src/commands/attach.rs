@@ -86,7 +86,9 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
             .child
             .then(|| dirs.state.join(format!("{}.log", vpc.file_stem()))),
         profile: Some((dirs.clone(), Profile::from(&tunnel))),
+        keep_trying: args.keep_trying,
         was_up: false,
+        reached: None,
         told: None,
     };
     let session = if args.no_tun {

@@ -88,3 +88,33 @@ pub(crate) fn recover(path: &Path) {
     }
     let _ = fs::remove_file(path);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Note {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn notes_of_former_versions_are_read() {
+        let note = read(r#"{"pid":1,"destination":"192.0.2.1/32","link":"eth0","gateway":null}"#);
+        assert_eq!(note.pin.unwrap().link, "eth0");
+        assert!(note.gro.is_empty());
+    }
+
+    #[test]
+    fn what_would_stay_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("note");
+        Note::new(None, ["eth0", "eth1"]).save(&path);
+        let note = read(&fs::read_to_string(&path).unwrap());
+        assert!(note.pin.is_none());
+        assert_eq!(note.gro, ["eth0", "eth1"]);
+        assert_eq!(note.pid, std::process::id());
+
+        Note::new(None, []).save(&path);
+        assert!(!path.exists(), "nothing would stay");
+    }
+}

@@ -1,7 +1,7 @@
 use std::{fs, time::Duration};
 
 use masque_testkit::Lab;
-use masque_tun::{TunConfig, TunDevice};
+use masque_tun::{TunConfig, TunDevice, TunQueue};
 
 use super::*;
 
@@ -47,6 +47,15 @@ fn merges(link: &str) -> bool {
     gro.turn_on(link).unwrap() == GroState::On
 }
 
+fn open_dc0() -> (TunDevice, Vec<TunQueue>) {
+    let config = TunConfig {
+        name: "dc0".into(),
+        queues: 1,
+        offload: true,
+    };
+    TunDevice::open(&config).unwrap()
+}
+
 /// A host with a default route through a router, in a namespace of its own.
 #[test]
 fn the_machine_follows_the_assignment_and_is_restored() {
@@ -65,12 +74,7 @@ fn the_machine_follows_the_assignment_and_is_restored() {
     let note = folder.path().join("note");
 
     host.enter(|| {
-        let config = TunConfig {
-            name: "dc0".into(),
-            queues: 1,
-            offload: true,
-        };
-        let (_device, queues) = TunDevice::open(&config).unwrap();
+        let _device = open_dc0();
         let mut network = HostNetwork::new("dc0", false, note.clone()).unwrap();
         // The gateway is inside of what the VPC routes.
         let routes = ["0.0.0.0/0", "10.0.0.0/16", "198.51.100.0/24", "fd20::/32"];
@@ -118,7 +122,6 @@ fn the_machine_follows_the_assignment_and_is_restored() {
         assert!(fs::read_to_string(&note).unwrap().contains("eth0"));
         network.undo().unwrap();
         assert!(!merges("eth0"));
-        drop(queues);
     });
     assert!(!note.exists());
     // A child that another test is just starting may hold the device for a moment longer.
@@ -145,12 +148,7 @@ fn with_the_default_route_the_gateway_keeps_its_way_also_after_a_move() {
     let folder = tempfile::tempdir().unwrap();
     let note = folder.path().join("note");
     host.enter(|| {
-        let config = TunConfig {
-            name: "dc0".into(),
-            queues: 1,
-            offload: true,
-        };
-        let (_device, _queues) = TunDevice::open(&config).unwrap();
+        let _device = open_dc0();
         let mut network = HostNetwork::new("dc0", true, note.clone()).unwrap();
         network
             .apply(&assignment(

@@ -27,7 +27,10 @@ pub(super) struct Progress {
     pub(super) child: Option<PathBuf>,
     /// What to remember once it worked.
     pub(super) profile: Option<(Dirs, Profile)>,
+    pub(super) keep_trying: bool,
     pub(super) was_up: bool,
+    /// The furthest stage that was told; attempts that begin again are not.
+    pub(super) reached: Option<Stage>,
     /// The last failure that was told, and when.
     pub(super) told: Option<(Instant, String)>,
 }
@@ -40,7 +43,8 @@ impl Progress {
             TunnelEvent::Changed(assignment) => say!("changed: {}", summary(assignment)),
             TunnelEvent::Mtu(mtu_bytes) => tracing::info!(mtu_bytes, "the MTU changed"),
             TunnelEvent::Draining => say!("the gateway is going away; moving"),
-            TunnelEvent::Down { error, .. } => self.down(error),
+            // A first attempt begins again at once, or ends with an error that tells all.
+            TunnelEvent::Down { error, .. } if self.was_up || self.keep_trying => self.down(error),
             // The command's exit tells the rest.
             _ => {}
         }
@@ -57,7 +61,11 @@ impl Progress {
         self.told = Some((Instant::now(), text));
     }
 
-    fn stage(&self, stage: Stage) {
+    fn stage(&mut self, stage: Stage) {
+        if Some(stage) <= self.reached {
+            return;
+        }
+        self.reached = Some(stage);
         match stage {
             Stage::Resolve => line("resolve", &self.gateway),
             Stage::Connect => line("connect", &self.gateway),
