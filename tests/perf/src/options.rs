@@ -8,6 +8,8 @@ use crate::failure::Failure;
 const ROUNDS: u32 = 5;
 /// Length of one TCP run.
 const TCP_SECONDS: u32 = 3;
+/// Linux's own default. A machine may have another, which would be measured with the tunnels.
+const CONGESTION: &str = "cubic";
 /// A descriptor each, and an address of the pool.
 const SESSIONS_MAX: u32 = 15_000;
 /// More rounds than this is a mistake.
@@ -44,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) modes: Vec<Mode>,
     /// Length of one TCP run.
     pub(crate) tcp: Duration,
+    /// `BENCH_TCP`: congestion control of the TCP runs.
+    pub(crate) congestion: String,
     /// Length of one ping-pong.
     pub(crate) ping: Duration,
     /// Length of one UDP trial.
@@ -82,6 +86,7 @@ impl Options {
             only: words("BENCH_ONLY"),
             modes: modes()?,
             tcp: Duration::from_secs(seconds.max(1).into()),
+            congestion: env::var("BENCH_TCP").unwrap_or_else(|_| CONGESTION.into()),
             ping: short,
             udp: short / 2,
             idle_wait: Duration::from_secs(

@@ -23,6 +23,7 @@ pub(crate) struct Results {
     machine: Machine,
     tunnels: Tunnels,
     tcp_seconds: u64,
+    congestion: String,
     pub(crate) rounds_done: u32,
     cells: BTreeMap<(Mode, &'static str, Figure), Samples>,
     measurements: u32,
@@ -37,6 +38,7 @@ impl Results {
             machine: Machine::describe(),
             tunnels: tunnels.clone(),
             tcp_seconds: options.tcp.as_secs(),
+            congestion: options.congestion.clone(),
             rounds_done: 0,
             cells: BTreeMap::new(),
             measurements: 0,
@@ -113,8 +115,8 @@ pub(crate) fn text(results: &Results) -> String {
     );
     let _ = writeln!(
         out,
-        "{} round(s), TCP runs of {} s; median (min–max). cpu: seconds of processor per gigabyte; \"all\" includes iperf3 and the kernel.",
-        results.rounds_done, results.tcp_seconds
+        "{} round(s), TCP ({}) runs of {} s; median (min–max). cpu: seconds of processor per gigabyte; \"all\" includes iperf3 and the kernel.",
+        results.rounds_done, results.congestion, results.tcp_seconds
     );
     for mode in results.modes() {
         let _ = writeln!(out, "\n### {}\n", mode.name());
@@ -237,6 +239,7 @@ fn to_json(results: &Results) -> Value {
         "date": machine.date,
         "rounds": results.rounds_done,
         "tcp_seconds": results.tcp_seconds,
+        "tcp_congestion_control": results.congestion,
         "about": results.tunnels.up.iter().map(|t| (t.name, t.about.clone())).collect::<BTreeMap<_, _>>(),
         "skipped": skipped.collect::<Vec<_>>(),
         "failures": results.failures,
@@ -293,6 +296,7 @@ mod tests {
                 skipped: vec![("seg6", "no kernel".into())],
             },
             tcp_seconds: 3,
+            congestion: "cubic".into(),
             rounds_done: 3,
             cells: BTreeMap::new(),
             measurements: 0,

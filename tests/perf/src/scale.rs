@@ -48,7 +48,7 @@ impl Sheet {
 
 /// Runs everything and writes `scale.json` beside `latest.json`.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let mut rig = Rig::build(&options.work)?;
+    let mut rig = Rig::build(&options.work, &options.congestion)?;
     let connector = Connector::of_command(&rig, options)?;
     let identities = identities(options.sessions)?;
     let mut ids = vec![connector.id.clone()];
