@@ -4,6 +4,7 @@
 mod note;
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
@@ -79,7 +80,7 @@ impl HostNetwork {
         let mut applied = Applied::default();
         let wanted = self.wanted_routes(&assignment.routes, &mut applied);
         self.pin_gateway(assignment.remote, &wanted)?;
-        self.merge_arrivals(assignment.remote.ip())?;
+        self.merge_arrivals(assignment.remote.ip());
         for gone in self.routes.iter().filter(|old| !wanted.contains(old)) {
             self.kernel.delete_route(gone)?;
         }
@@ -137,10 +138,13 @@ impl HostNetwork {
             Some((_, pin)) => self.kernel.delete_route(&pin),
             None => Ok(()),
         };
+        // Before GRO, so that of two that end at once one finds no other, and turns it off.
+        let _ = fs::remove_file(&self.note);
         if let Some(gro) = &mut self.gro {
+            let needed = note::merged_for_others(&self.note);
+            needed.iter().for_each(|link| gro.forget(link));
             gro.restore();
         }
-        self.write_note();
         undone
     }
 
@@ -208,22 +212,23 @@ impl HostNetwork {
 
     /// Lets the kernel merge the frames that come from the gateway where nobody else does: in a
     /// container. What fails costs speed, and nothing else.
-    fn merge_arrivals(&mut self, gateway: IpAddr) -> Result<(), NetlinkError> {
-        let Some(gro) = &mut self.gro else {
-            return Ok(());
-        };
-        let Some(way) = self.kernel.route_to(gateway)? else {
-            return Ok(());
+    fn merge_arrivals(&mut self, gateway: IpAddr) {
+        let (Some(gro), Ok(Some(way))) = (&mut self.gro, self.kernel.route_to(gateway)) else {
+            return;
         };
         match gro.turn_on(&way.link) {
             Ok(GroState::TurnedOn) => {
                 tracing::info!(device = way.link, "GRO turned on");
                 self.write_note();
             }
+            // Whoever detaches last turns it off.
+            Ok(GroState::On) if note::merged_for_others(&self.note).contains(&way.link) => {
+                gro.adopt(&way.link);
+                self.write_note();
+            }
             Ok(GroState::On | GroState::Off) => {}
             Err(error) => tracing::debug!(device = way.link, %error, "GRO is left as it is"),
         }
-        Ok(())
     }
 
     fn pin_route(&self, gateway: IpAddr) -> Result<Option<HostRoute>, NetlinkError> {

@@ -86,11 +86,16 @@ impl Gro {
         Ok(GroState::TurnedOn)
     }
 
-    /// Notes that an earlier process turned GRO on for a device, so that it is turned off in the end.
+    /// Notes that another process turned GRO on for a device, so that it is turned off in the end.
     pub fn adopt(&mut self, link: &str) {
         if let Ok(state) = LinkState::of(link) {
             self.turned_on.insert(link.to_owned(), state.index);
         }
+    }
+
+    /// Leaves it on for a device that others need.
+    pub fn forget(&mut self, link: &str) {
+        self.turned_on.remove(link);
     }
 
     /// The names of the devices whose GRO was turned on.

@@ -1,6 +1,6 @@
 //! What would stay after a crash: the TUN device vanishes with its process, this does not.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
 use masque_netlink::{Gro, HostRoute, Kernel};
@@ -54,7 +54,18 @@ impl Note {
         }
     }
 
-    fn undo(&self) {
+    fn read(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Whether the process that wrote it runs.
+    fn is_alive(&self) -> bool {
+        Path::new("/proc").join(self.pid.to_string()).exists()
+    }
+
+    /// `path` is where it was.
+    fn undo(&self, path: &Path) {
         if let Some(pin) = &self.pin {
             let route = HostRoute {
                 gateway: pin.gateway,
@@ -70,21 +81,35 @@ impl Note {
             }
         }
         if let Ok(mut gro) = Gro::new() {
-            self.gro.iter().for_each(|link| gro.adopt(link));
+            let needed = merged_for_others(path);
+            let ours = self.gro.iter().filter(|link| !needed.contains(*link));
+            ours.for_each(|link| gro.adopt(link));
         }
     }
 }
 
+/// Devices whose GRO is on for other attachments that run now: those with a note beside `own`.
+pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
+    let Some(Ok(folder)) = own.parent().map(fs::read_dir) else {
+        return BTreeSet::new();
+    };
+    folder
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path != own && path.extension() == own.extension())
+        .filter_map(|path| Note::read(&path))
+        .filter(Note::is_alive)
+        .flat_map(|note| note.gro)
+        .collect()
+}
+
 /// Takes back what an attachment left that crashed.
 pub(crate) fn recover(path: &Path) {
-    let Ok(text) = fs::read_to_string(path) else {
-        return;
-    };
-    if let Ok(note) = serde_json::from_str::<Note>(&text) {
-        if Path::new("/proc").join(note.pid.to_string()).exists() {
+    if let Some(note) = Note::read(path) {
+        if note.is_alive() {
             return;
         }
-        note.undo();
+        note.undo(path);
     }
     let _ = fs::remove_file(path);
 }

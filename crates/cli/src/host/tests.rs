@@ -47,9 +47,9 @@ fn merges(link: &str) -> bool {
     gro.turn_on(link).unwrap() == GroState::On
 }
 
-fn open_dc0() -> (TunDevice, Vec<TunQueue>) {
+fn open(name: &str) -> (TunDevice, Vec<TunQueue>) {
     let config = TunConfig {
-        name: "dc0".into(),
+        name: name.into(),
         queues: 1,
         offload: true,
     };
@@ -74,7 +74,7 @@ fn the_machine_follows_the_assignment_and_is_restored() {
     let note = folder.path().join("note");
 
     host.enter(|| {
-        let _device = open_dc0();
+        let _device = open("dc0");
         let mut network = HostNetwork::new("dc0", false, note.clone()).unwrap();
         // The gateway is inside of what the VPC routes.
         let routes = ["0.0.0.0/0", "10.0.0.0/16", "198.51.100.0/24", "fd20::/32"];
@@ -148,7 +148,7 @@ fn with_the_default_route_the_gateway_keeps_its_way_also_after_a_move() {
     let folder = tempfile::tempdir().unwrap();
     let note = folder.path().join("note");
     host.enter(|| {
-        let _device = open_dc0();
+        let _device = open("dc0");
         let mut network = HostNetwork::new("dc0", true, note.clone()).unwrap();
         network
             .apply(&assignment(
@@ -192,5 +192,36 @@ fn with_the_default_route_the_gateway_keeps_its_way_also_after_a_move() {
         assert!(!merges("eth0"));
         assert!(!note.exists());
         assert!(!host.ip(&["route", "show"]).contains("198.51.100.9"));
+    });
+}
+
+#[test]
+fn of_two_attachments_the_last_turns_gro_off() {
+    if let Err(skip) = Lab::available() {
+        eprintln!("{skip}");
+        return;
+    }
+    let mut lab = Lab::new();
+    let (host, router) = (lab.host("host"), lab.router("router"));
+    lab.veth((&host, "eth0"), (&router, "eth0"), 1500);
+    host.address("eth0", "198.51.100.2/24");
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _devices = [open("dc0"), open("dc1")];
+        let attach = |device, address, route| {
+            let note = folder.path().join(device).with_extension("undo");
+            let mut network = HostNetwork::new(device, false, note).unwrap();
+            let assignment = assignment(&[address], &[route], "198.51.100.9");
+            network.apply(&assignment).unwrap();
+            network
+        };
+        let mut first = attach("dc0", "10.0.100.50/32", "10.0.0.0/16");
+        let mut second = attach("dc1", "10.1.100.50/32", "10.1.0.0/16");
+        assert!(merges("eth0"));
+        first.undo().unwrap();
+        assert!(merges("eth0"), "the second one needs it");
+        second.undo().unwrap();
+        assert!(!merges("eth0"));
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
     });
 }
