@@ -95,12 +95,14 @@ fn naive_walk(packet: &[u8]) -> (u8, usize) {
 pub(crate) fn is_icmp_error(packet: &[u8]) -> bool {
     match packet[0] >> 4 {
         4 => {
-            let kind = packet[usize::from(packet[0] & 15) * 4];
-            packet[9] == 1 && [3, 4, 5, 11, 12].contains(&kind)
+            // A packet may end behind its header.
+            let kind = packet.get(usize::from(packet[0] & 15) * 4);
+            packet[9] == 1 && kind.is_some_and(|kind| [3, 4, 5, 11, 12].contains(kind))
         }
         _ => {
             let (protocol, offset) = naive_walk(packet);
-            protocol == 58 && (packet[offset] < 128 || packet[offset] == 137)
+            let kind = packet.get(offset);
+            protocol == 58 && kind.is_some_and(|kind| *kind < 128 || *kind == 137)
         }
     }
 }

@@ -326,6 +326,16 @@ fn a_quotation_may_be_cut_short() {
     assert_eq!(quoted_flow(&parse(&echo).unwrap(), &echo), None);
 }
 
+#[test]
+fn a_packet_may_end_behind_its_header() {
+    let igmp = [
+        69, 0, 0, 20, 0, 1, 64, 0, 64, 2, 108, 150, 10, 1, 2, 3, 192, 0, 2, 77,
+    ];
+    let error = IcmpError::DestinationUnreachable(Unreachable::NoRoute);
+    let out = error_about(&igmp, error).unwrap();
+    assert!(is_icmp_error(&out) && !is_icmp_error(&igmp));
+}
+
 proptest! {
     #[test]
     fn an_error_is_right_and_about_its_packet(
