@@ -62,6 +62,22 @@ pub fn set_ecn(packet: &mut [u8], ecn: Ecn) {
     }
 }
 
+/// Marks "congestion experienced" where the sender understands it (RFC 3168 §5); false for packets
+/// that are not ECN-capable: their sender is told by a loss.
+#[inline]
+pub fn mark_congested(packet: &mut [u8]) -> bool {
+    let codepoint = match (version(packet), &*packet) {
+        (Some(IpVersion::V4), [_, traffic_class, ..]) => *traffic_class & 3,
+        (Some(IpVersion::V6), [_, byte, ..]) => *byte >> 4 & 3,
+        _ => return false,
+    };
+    let capable = codepoint != Ecn::NotEct as u8;
+    if capable {
+        set_ecn(packet, Ecn::Ce);
+    }
+    capable
+}
+
 /// The largest TCP MSS with which a packet without IP or TCP options fits in `mtu_bytes`
 /// (RFC 9293 §3.7.1).
 #[must_use]

@@ -3,10 +3,11 @@
 //! - [`ip`] validates a packet once and describes it; [`flow`] and [`icmp`] read what is above IP.
 //! - [`edit`] changes a packet in place; [`icmp`] writes errors and echo replies.
 //! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them.
+//! - [`queue`] holds packets that wait for a narrow path, fair between sessions and flows.
 //! - [`checksum`] is the arithmetic under all of these; [`build`] makes packets for tests and probes.
 //!
-//! Nothing here reads a clock, a socket or a random source, and nothing but [`build`] and
-//! [`merge::Merger::new`] allocates. No input makes a function panic.
+//! Nothing here reads a clock, a socket or a random source, and nothing but [`build`],
+//! [`merge::Merger::new`] and a [`queue`] that grows allocates. No input makes a function panic.
 
 pub mod build;
 pub mod checksum;
@@ -16,6 +17,7 @@ pub mod icmp;
 pub mod ip;
 pub mod merge;
 pub mod protocol;
+pub mod queue;
 pub mod segment;
 
 mod bytes;

@@ -70,6 +70,17 @@ pub struct GsoInfo {
     pub checksum: Option<PartialChecksum>,
 }
 
+impl GsoInfo {
+    /// How many packets a super-packet of so many bytes becomes at most, without a look at it.
+    #[must_use]
+    pub fn packets_at_most(&self, packet_bytes: usize) -> usize {
+        match (self.kind, usize::from(self.segment_bytes)) {
+            (GsoKind::None, _) | (_, 0) => 1,
+            (_, segment_bytes) => packet_bytes.div_ceil(segment_bytes),
+        }
+    }
+}
+
 /// Why a super-packet cannot be split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum SegmentError {
@@ -198,6 +209,11 @@ impl Segments<'_> {
                 rest.min(split.header_bytes + split.segment_bytes)
             }
         })
+    }
+
+    /// Leaves the next packet out.
+    pub fn skip_next(&mut self) {
+        self.next = (self.next + 1).min(self.count);
     }
 
     /// Writes the next packet, complete with its checksums, to the start of `out` and returns its

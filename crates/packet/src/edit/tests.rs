@@ -44,6 +44,28 @@ fn a_hop_limit_that_is_used_up_stays() {
 }
 
 #[test]
+fn only_who_understands_marks_is_marked() {
+    for (a, b) in [(V4_A, V4_B), (V6_A, V6_B)] {
+        for (ecn, marked) in [
+            (Ecn::NotEct, false),
+            (Ecn::Ect0, true),
+            (Ecn::Ect1, true),
+            (Ecn::Ce, true),
+        ] {
+            let mut packet = build_udp(a, b, 1, 2, b"x");
+            set_ecn(&mut packet, ecn);
+            assert_eq!(mark_congested(&mut packet), marked, "{ecn:?}");
+            let after = if marked { Ecn::Ce } else { Ecn::NotEct };
+            assert_eq!(parse(&packet).unwrap().ecn(), after);
+            check_packet(&packet).unwrap();
+        }
+    }
+    for mut short in [vec![], vec![0x45], vec![0x60], vec![0x97; 40]] {
+        assert!(!mark_congested(&mut short));
+    }
+}
+
+#[test]
 fn a_clamp_lowers_and_never_raises() {
     for (a, b, offset) in [(V4_A, V4_B, 42), (V6_A, V6_B, 62)] {
         for flags in [tcp_flag::SYN, tcp_flag::SYN | tcp_flag::ACK] {

@@ -23,6 +23,30 @@ fn split(packet: &[u8], gso: &GsoInfo) -> Vec<Vec<u8>> {
     packets
 }
 
+#[test]
+fn a_packet_can_be_left_out() {
+    let (a, b) = (V4_A, V4_B);
+    let fields = TcpFields::default();
+    let packet = build_tcp(a, b, 443, 50_000, &fields, &[7; 250]);
+    let gso = GsoInfo {
+        kind: GsoKind::TcpV4,
+        segment_bytes: 100,
+        ..GsoInfo::default()
+    };
+    let whole = split(&packet, &gso);
+    assert!(whole.len() <= gso.packets_at_most(packet.len()));
+    let mut parts = segments(&packet, &gso).unwrap();
+    parts.skip_next();
+    let mut out = vec![0; parts.max_packet_bytes()];
+    for left in &whole[1..] {
+        let bytes = parts.write_next(&mut out).unwrap();
+        assert_eq!(&out[..bytes], left);
+    }
+    parts.skip_next();
+    assert_eq!((parts.remaining(), parts.write_next(&mut out)), (0, None));
+    assert_eq!(GsoInfo::default().packets_at_most(9_000), 1);
+}
+
 /// What each segment of a TCP super-packet must be, built from scratch.
 fn expected_tcp(
     (a, b): (IpAddr, IpAddr),

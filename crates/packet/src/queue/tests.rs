@@ -1,0 +1,308 @@
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::codel::{INTERVAL_US, TARGET_US};
+use super::*;
+use crate::protocol;
+use crate::segment::GsoKind;
+
+const MEMORY_BYTES: usize = 1 << 20;
+
+fn flow(number: u16) -> FlowKey {
+    let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
+    FlowKey::new(address(1), address(2), protocol::TCP, number, 443)
+}
+
+/// Flows that do not share a bucket.
+fn flows(count: usize) -> Vec<FlowKey> {
+    let mut taken = [false; FLOWS_A_SESSION];
+    let apart = (0..).map(flow).filter(|key| {
+        let bucket = bucket(key);
+        !std::mem::replace(&mut taken[bucket], true)
+    });
+    apart.take(count).collect()
+}
+
+fn queue() -> FairQueue<u32> {
+    FairQueue::new(MEMORY_BYTES)
+}
+
+fn push(queue: &mut FairQueue<u32>, at_us: u64, session: u32, flow: &FlowKey, packet: &[u8]) {
+    queue.push(at_us, session, flow, packet, &GsoInfo::default());
+}
+
+fn pop(queue: &mut FairQueue<u32>, at_us: u64) -> Option<(u32, Vec<u8>, bool)> {
+    let queued = queue.pop(at_us, |_, _, _| true)?;
+    Some((queued.session, queued.packet.to_vec(), queued.congested))
+}
+
+#[test]
+fn a_flow_keeps_its_order_and_its_bytes() {
+    let mut queue = queue();
+    let gso = GsoInfo {
+        kind: GsoKind::TcpV4,
+        segment_bytes: 1000,
+        ..GsoInfo::default()
+    };
+    for (number, length) in [(1, 60), (2, 3_000), (3, 65_535), (4, 1)] {
+        queue.push(0, 7, &flow(1), &vec![number; length], &gso);
+    }
+    for (number, length) in [(1, 60), (2, 3_000), (3, 65_535), (4, 1)] {
+        let queued = queue.pop(0, |_, _, _| true).unwrap();
+        assert_eq!((queued.session, queued.gso), (7, gso));
+        assert_eq!(queued.packet, vec![number; length]);
+    }
+    assert!(queue.is_empty() && queue.pop(0, |_, _, _| true).is_none());
+}
+
+#[test]
+fn who_sends_little_goes_before_who_sends_much() {
+    let mut queue = queue();
+    let [bulk, sparse] = flows(2)[..] else {
+        unreachable!()
+    };
+    for _ in 0..100 {
+        push(&mut queue, 0, 1, &bulk, &[0; 1400]);
+    }
+    // Bulk has used its first quantum.
+    for _ in 0..4 {
+        pop(&mut queue, 0).unwrap();
+    }
+    push(&mut queue, 0, 1, &sparse, &[1; 100]);
+    assert_eq!(pop(&mut queue, 0).unwrap().1, [1; 100]);
+    push(&mut queue, 0, 2, &bulk, &[2; 100]);
+    assert_eq!(pop(&mut queue, 0).unwrap().1, [2; 100], "another session");
+}
+
+#[test]
+fn sessions_share_alike_however_many_flows_they_have() {
+    let mut queue = FairQueue::new(1 << 24);
+    let keys = flows(40);
+    for _ in 0..40 {
+        for key in &keys {
+            push(&mut queue, 0, 1, key, &[0; 1400]);
+        }
+    }
+    for _ in 0..400 {
+        push(&mut queue, 0, 2, &keys[0], &[0; 1400]);
+    }
+    let mut bytes = HashMap::new();
+    for _ in 0..600 {
+        let (session, packet, _) = pop(&mut queue, 0).unwrap();
+        *bytes.entry(session).or_insert(0) += packet.len();
+    }
+    let difference = (bytes[&1] as i64 - bytes[&2] as i64).abs();
+    assert!(difference <= 2 * QUANTUM_BYTES + 2 * 1400, "{bytes:?}");
+}
+
+#[test]
+fn long_packets_and_short_ones_share_by_bytes() {
+    let mut queue = FairQueue::new(1 << 24);
+    let [long, short] = flows(2)[..] else {
+        unreachable!()
+    };
+    for _ in 0..50 {
+        push(&mut queue, 0, 1, &long, &[0; 60_000]);
+    }
+    for _ in 0..3_000 {
+        push(&mut queue, 0, 1, &short, &[1; 1_000]);
+    }
+    let mut bytes = [0_i64; 2];
+    while bytes[0] + bytes[1] < 2_000_000 {
+        let (_, packet, _) = pop(&mut queue, 0).unwrap();
+        bytes[usize::from(packet[0])] += packet.len() as i64;
+    }
+    assert!(
+        (bytes[0] - bytes[1]).abs() <= 60_000 + 2 * QUANTUM_BYTES,
+        "{bytes:?}"
+    );
+}
+
+#[test]
+fn a_session_without_room_keeps_nobody_else_waiting() {
+    let mut queue = queue();
+    for session in [1, 2] {
+        push(&mut queue, 0, session, &flow(1), &[0; 100]);
+    }
+    let room = |session, bytes, gso: &GsoInfo| {
+        assert_eq!((bytes, *gso), (100, GsoInfo::default()));
+        session != 1
+    };
+    assert_eq!(queue.pop(0, room).unwrap().session, 2);
+    assert!(
+        queue.pop(0, |_, _, _| true).is_none(),
+        "left out until the next turn"
+    );
+    queue.resume();
+    assert_eq!(pop(&mut queue, 0).unwrap().0, 1);
+}
+
+#[test]
+fn memory_is_bounded_and_the_longest_flow_pays() {
+    let mut queue = queue();
+    let [bulk, sparse] = flows(2)[..] else {
+        unreachable!()
+    };
+    push(&mut queue, 0, 1, &sparse, &[1; 100]);
+    push(&mut queue, 0, 2, &sparse, &[1; 100]);
+    for _ in 0..10_000 {
+        push(&mut queue, 0, 2, &bulk, &[0; 1400]);
+        assert!(queue.memory_bytes() <= MEMORY_BYTES);
+    }
+    let stats = queue.stats();
+    assert_eq!(stats.queued, 10_002);
+    assert_eq!(queue.len() as u64 + stats.overflowed, stats.queued);
+    let mut sparse_left = 0;
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        sparse_left += usize::from(packet[0]);
+    }
+    assert_eq!(sparse_left, 2, "the short flows lost nothing");
+}
+
+#[test]
+fn what_no_packet_is_as_long_as_is_dropped_alone() {
+    let mut queue = queue();
+    push(&mut queue, 0, 1, &flow(1), &[0; 100]);
+    push(
+        &mut queue,
+        0,
+        1,
+        &flow(1),
+        &vec![0; store::LONGEST_BYTES + 1],
+    );
+    assert_eq!((queue.len(), queue.stats().overflowed), (1, 1));
+}
+
+#[test]
+fn an_empty_queue_gives_its_memory_back_after_a_second() {
+    let mut queue = queue();
+    push(&mut queue, 0, 1, &flow(1), &[0; 100]);
+    queue.trim(2 * KEEP_EMPTY_US);
+    assert_eq!(queue.len(), 1, "not empty");
+    pop(&mut queue, 10).unwrap();
+    queue.trim(9 + KEEP_EMPTY_US);
+    assert!(queue.memory_bytes() > 0, "not yet");
+    queue.trim(10 + KEEP_EMPTY_US);
+    assert_eq!(queue.memory_bytes(), 0);
+    assert_eq!(queue.stats().queued, 1, "counters stay");
+}
+
+/// Takes one packet a millisecond from a flow that is `depth` packets long; how many told it.
+fn told(depth: usize, milliseconds: u64) -> usize {
+    let mut queue = FairQueue::new(1 << 24);
+    let mut told = 0;
+    for _ in 0..depth {
+        push(&mut queue, 0, 1, &flow(1), &[0; 1400]);
+    }
+    for ms in 1..=milliseconds {
+        push(&mut queue, ms * 1000, 1, &flow(1), &[0; 1400]);
+        told += usize::from(pop(&mut queue, ms * 1000).unwrap().2);
+    }
+    assert_eq!(queue.stats().congested, told as u64);
+    told
+}
+
+#[test]
+fn a_standing_queue_is_told_after_an_interval_and_then_more_and_more_often() {
+    let target_ms = (TARGET_US / 1000) as usize;
+    let interval_ms = INTERVAL_US / 1000;
+    assert_eq!(told(target_ms - 1, 10 * interval_ms), 0, "below the target");
+    assert_eq!(
+        told(4 * target_ms, interval_ms - 1),
+        0,
+        "not for an interval yet"
+    );
+    let one_second = told(4 * target_ms, 10 * interval_ms);
+    // RFC 8289 §3.3: the sum of interval ÷ √n reaches 0.9 s at about 20.
+    assert!((15..40).contains(&one_second), "{one_second}");
+    assert!(told(4 * target_ms, 20 * interval_ms) > 2 * one_second);
+}
+
+#[test]
+fn a_burst_that_drains_is_not_told() {
+    let mut queue = FairQueue::new(1 << 24);
+    for burst in 0..50_u64 {
+        for _ in 0..40 {
+            push(&mut queue, burst * 50_000, 1, &flow(1), &[0; 1400]);
+        }
+        for ms in 0..40 {
+            let (_, _, congested) = pop(&mut queue, burst * 50_000 + ms * 1000).unwrap();
+            assert!(!congested);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push {
+        session: u32,
+        flow: u16,
+        bytes: usize,
+    },
+    Pop {
+        blocked: u32,
+    },
+    Resume,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..5_u32, 0..300_u16, prop_oneof![1..200_usize, 1_000..70_000_usize])
+            .prop_map(|(session, flow, bytes)| Step::Push { session, flow, bytes }),
+        4 => (0..6_u32).prop_map(|blocked| Step::Pop { blocked }),
+        1 => Just(Step::Resume),
+        1 => (1..300_000_u64).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// Against a list of what was put in: nothing is lost uncounted, made up, mixed between sessions
+    /// or reordered within a flow, and memory stays within its bound.
+    #[test]
+    fn nothing_is_lost_mixed_or_reordered(steps in prop::collection::vec(step(), 1..400)) {
+        let mut queue = FairQueue::new(300_000);
+        let mut model: HashMap<(u32, u16), Vec<u32>> = HashMap::new();
+        let (mut now_us, mut number, mut popped) = (0, 0_u32, 0_u64);
+        for step in steps {
+            match step {
+                Step::Push { session, flow: port, bytes } => {
+                    let mut packet = vec![0; bytes.max(16)];
+                    packet[..4].copy_from_slice(&number.to_be_bytes());
+                    packet[4..6].copy_from_slice(&port.to_be_bytes());
+                    queue.push(now_us, session, &flow(port), &packet, &GsoInfo::default());
+                    model.entry((session, port)).or_default().push(number);
+                    number += 1;
+                }
+                Step::Pop { blocked } => {
+                    if let Some(queued) = queue.pop(now_us, |session, _, _| session != blocked) {
+                        prop_assert_ne!(queued.session, blocked);
+                        let word = |at: usize| [queued.packet[at], queued.packet[at + 1]];
+                        let port = u16::from_be_bytes(word(4));
+                        let [high, low] = [u16::from_be_bytes(word(0)), u16::from_be_bytes(word(2))];
+                        let got = u32::from(high) << 16 | u32::from(low);
+                        let waiting = model.get_mut(&(queued.session, port)).unwrap();
+                        // Earlier ones may have been dropped, never overtaken.
+                        let at = waiting.iter().position(|n| *n == got).unwrap();
+                        waiting.drain(..=at);
+                        popped += 1;
+                    }
+                }
+                Step::Resume => queue.resume(),
+                Step::Wait(us) => {
+                    now_us += us;
+                    queue.trim(now_us);
+                }
+            }
+            prop_assert!(queue.memory_bytes() <= 300_000);
+        }
+        queue.resume();
+        while queue.pop(now_us, |_, _, _| true).is_some() {
+            popped += 1;
+        }
+        prop_assert_eq!(popped + queue.stats().overflowed, u64::from(number));
+        prop_assert!(queue.is_empty());
+    }
+}
