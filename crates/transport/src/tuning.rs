@@ -37,6 +37,10 @@ pub enum PathFloor {
     Quic,
 }
 
+/// So much may wait in a connection's own queue on the slowest path: six packets, which are 7 ms at
+/// 10 Mbit/s.
+const ROOM_FLOOR_BYTES: usize = 8 * 1024;
+
 /// How many bytes of HTTP Datagrams may wait for the congestion window.
 ///
 /// The bound is the time target at the connection's present rate (congestion window over round
@@ -65,13 +69,22 @@ impl Default for QueueBound {
 impl QueueBound {
     /// The bound for a connection that has `window_bytes` in flight each `rtt`.
     pub fn bytes(&self, window_bytes: u64, rtt: Duration) -> usize {
+        self.clamped(self.floor_bytes, window_bytes, rtt)
+    }
+
+    /// How much a caller with a queue of its own in front lets wait here: the same time, with a
+    /// floor of a few packets, since nothing that it keeps to itself is lost.
+    pub fn room_bytes(&self, window_bytes: u64, rtt: Duration) -> usize {
+        self.clamped(ROOM_FLOOR_BYTES, window_bytes, rtt)
+    }
+
+    fn clamped(&self, floor_bytes: usize, window_bytes: u64, rtt: Duration) -> usize {
         let rtt_micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
         let target_micros = u64::from(self.target_ms) * 1000;
         let bytes = window_bytes.saturating_mul(target_micros) / rtt_micros;
-        let floor = self.floor_bytes.min(self.ceiling_bytes);
         usize::try_from(bytes)
             .unwrap_or(usize::MAX)
-            .clamp(floor, self.ceiling_bytes)
+            .clamp(floor_bytes.min(self.ceiling_bytes), self.ceiling_bytes)
     }
 }
 
@@ -241,6 +254,14 @@ mod tests {
             ceiling_bytes: 5,
         };
         assert_eq!(odd.bytes(1, Duration::from_secs(1)), 5, "the ceiling wins");
+        let default = QueueBound::default();
+        let second = Duration::from_secs(1);
+        assert_eq!(default.room_bytes(100_000, second), ROOM_FLOOR_BYTES);
+        assert_eq!(default.room_bytes(10_000_000, second), 50_000);
+        assert!(
+            default.bytes(10_000_000, second) > 50_000,
+            "its floor is for super-packets"
+        );
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub(super) struct Conn {
     pub(super) udp_payload: u16,
     /// Bytes of datagrams that may wait to be sent.
     pub(super) queue_limit: usize,
+    /// How many a caller with a queue of its own lets wait.
+    pub(super) room_limit: usize,
     pub(super) sendable: Option<Sendable>,
     pub(super) dropped_queue_full: u64,
     pub(super) control: Option<QuicStreamId>,
@@ -118,6 +120,7 @@ impl Conn {
             max_datagram: 0,
             udp_payload: crate::tuning::MIN_QUIC_UDP_PAYLOAD_BYTES,
             queue_limit: 0,
+            room_limit: 0,
             sendable: None,
             dropped_queue_full: 0,
             control: None,
@@ -236,6 +239,7 @@ impl Conn {
     pub(super) fn refresh(&mut self, bound: crate::QueueBound, events: &mut VecDeque<Event>) {
         let path = self.quic.stats().path;
         self.queue_limit = bound.bytes(path.cwnd, path.rtt);
+        self.room_limit = bound.room_bytes(path.cwnd, path.rtt);
         self.udp_payload = path.current_mtu;
         let max_datagram = self.quic.datagrams().max_size().unwrap_or(0);
         if max_datagram != self.max_datagram {

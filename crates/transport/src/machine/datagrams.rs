@@ -97,11 +97,18 @@ impl Machine {
             .checked_sub(varint::length(stream.quarter()))
     }
 
-    /// Bytes of datagrams that wait to be sent, bookkeeping included, and how many may.
-    pub fn datagram_queue(&mut self, conn: ConnId) -> Option<(usize, usize)> {
+    /// Whether the connection could soon send so many datagrams more, `bytes` in all but the headers
+    /// that segments repeat: a caller that keeps them in a queue of its own until then decides what is
+    /// sent first, and what is lost. A connection where nothing waits has room for anything; one that
+    /// is closed has, too, for what it is given is dropped.
+    pub fn has_room(&mut self, conn: ConnId, bytes: usize, datagrams: usize) -> bool {
         let buffer = self.config.tuning.datagram_send_buffer_bytes();
-        let conn = live(&mut self.slots, conn)?;
-        Some((conn.queued(buffer), conn.queue_limit))
+        let Some(conn) = live(&mut self.slots, conn) else {
+            return true;
+        };
+        let queued = conn.queued(buffer);
+        queued == 0
+            || queued + bytes + datagrams * (PER_DATAGRAM + HEADERS_BYTES) <= conn.room_limit
     }
 
     /// The next HTTP Datagram: connection, request stream, and the payload behind the Quarter
@@ -141,6 +148,9 @@ impl Machine {
         }
     }
 }
+
+/// What a segment repeats of its super-packet's headers, and our prefix: at most 60 + 60 + 8.
+const HEADERS_BYTES: usize = 128;
 
 /// What quinn-proto counts for a queued datagram beside its bytes.
 const PER_DATAGRAM: usize = size_of::<Datagram>();
