@@ -8,6 +8,7 @@ mod channel;
 mod device;
 mod handle;
 mod socket;
+mod uplink;
 mod watch;
 
 use std::{
@@ -18,7 +19,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use masque_packet::icmp::MAX_ERROR_BYTES;
 use masque_transport::sockets::{BusyPoll, route_mtu_bytes};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
@@ -32,15 +32,13 @@ pub(crate) use device::{Device, TunPort};
 pub use handle::{Handle, PingError, Pong};
 
 use self::{
-    device::write_own,
     handle::{Command, Shared},
     socket::{Fault, GatewaySocket, local_reason},
+    uplink::Uplink,
     watch::{NetworkWatch, SleepWatch, source_towards},
 };
 use crate::{AttachConfig, AttachError, DropReason, Phase, Status, Tunnel, TunnelEvent};
 
-/// Packets or super-packets taken from the device in one turn.
-const DEVICE_BUDGET: usize = 64;
 /// Packets delivered in one turn: what one batch of the socket holds, and more.
 const DELIVER_BUDGET: usize = 1024;
 /// Turns without a sleep after which everything is looked at.
@@ -64,6 +62,7 @@ pub(crate) struct Driver<D> {
     busy_turns: u32,
     busy: BusyPoll,
     device: D,
+    uplink: Uplink,
     shared: Arc<Shared>,
     observer: Observer,
     network: Option<NetworkWatch>,
@@ -136,6 +135,7 @@ impl<D: Device> Driver<D> {
             busy_turns: 0,
             busy: BusyPoll::new(config.busy_poll),
             device,
+            uplink: Uplink::new(now),
             shared: Shared::new(status.clone())?,
             observer,
             network: network.ok(),
@@ -204,9 +204,11 @@ impl<D: Device> Driver<D> {
         self.check_dials(now);
         self.tell();
         let delivered = self.deliver();
-        let read = self.read_device();
+        let read = self.read_device(now);
         let sent = self.socket.send(self.tunnel.machine(), Instant::now());
-        received.more || delivered || read || sent.more
+        // Behind the sending, which makes room; what goes now leaves in the next turn.
+        let waiting = self.send_waiting(now);
+        received.more || delivered || read || sent.more || waiting
     }
 
     fn obey(&mut self, now: Instant) {
@@ -388,42 +390,6 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Packets from the device to the gateway; whether there may be more. While the connection's
-    /// queue has no room for a super-packet, packets wait in the device: its senders feel that,
-    /// instead of a loss.
-    fn read_device(&mut self) -> bool {
-        let mut reply = [0; MAX_ERROR_BYTES];
-        let mut answered = false;
-        let mut more = true;
-        for _ in 0..DEVICE_BUDGET {
-            if !self.tunnel.has_room() {
-                more = false;
-                break;
-            }
-            let (packet, gso) = match self.device.read() {
-                Ok(Some(read)) => read,
-                Ok(None) => {
-                    more = false;
-                    break;
-                }
-                Err(reason) => {
-                    self.closed = Some(Some(AttachError::Local {
-                        reason: format!("the device is gone: {reason}"),
-                    }));
-                    return false;
-                }
-            };
-            if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
-                answered |= write_own(&mut self.device, &reply[..length]);
-            }
-            self.socket.send_full(self.tunnel.machine());
-        }
-        if answered {
-            self.flush_device();
-        }
-        more
-    }
-
     /// Sleeps until something is to be done; false if that is now.
     fn wait(&mut self) -> bool {
         let now = Instant::now();
@@ -441,19 +407,16 @@ impl<D: Device> Driver<D> {
         if sleep.is_zero() {
             return false;
         }
+        self.uplink.trim(now);
         let socket = self.socket.as_fd();
         let wake = self.shared.wake_fd().as_fd();
         let mut fds = [
             PollFd::new(socket, socket_events),
             read_of(wake),
-            read_of(wake),
+            read_of(self.device.fd()),
             read_of(wake),
         ];
-        let mut count = 2;
-        if self.tunnel.has_room() {
-            fds[count] = read_of(self.device.fd());
-            count += 1;
-        }
+        let mut count = 3;
         if let Some(network) = &self.network {
             fds[count] = read_of(network.as_fd());
             count += 1;

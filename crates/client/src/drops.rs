@@ -13,8 +13,10 @@ pub enum DropReason {
     SendDestinationNotRouted,
     /// To the gateway: longer than the tunnel's MTU.
     SendTooBig,
-    /// To the gateway: the connection's queue is full.
+    /// To the gateway: more waits already than may.
     SendQueueFull,
+    /// To the gateway: its flow kept waiting for too long and is told so by this loss (RFC 8289).
+    SendCongested,
     /// To the gateway: there is no tunnel now.
     SendNotConnected,
     /// From the gateway: not a valid IP packet.
@@ -33,13 +35,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SendMalformed,
         Self::SendLinkLocal,
         Self::SendSourceNotAssigned,
         Self::SendDestinationNotRouted,
         Self::SendTooBig,
         Self::SendQueueFull,
+        Self::SendCongested,
         Self::SendNotConnected,
         Self::ReceiveMalformed,
         Self::ReceiveDestinationNotAssigned,
@@ -58,6 +61,7 @@ impl DropReason {
             Self::SendDestinationNotRouted => "send_destination_not_routed",
             Self::SendTooBig => "send_too_big",
             Self::SendQueueFull => "send_queue_full",
+            Self::SendCongested => "send_congested",
             Self::SendNotConnected => "send_not_connected",
             Self::ReceiveMalformed => "receive_malformed",
             Self::ReceiveDestinationNotAssigned => "receive_destination_not_assigned",
@@ -82,7 +86,11 @@ pub(crate) struct Tally {
 impl Tally {
     #[inline]
     pub(crate) fn dropped(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.dropped_many(reason, 1);
+    }
+
+    pub(crate) fn dropped_many(&mut self, reason: DropReason, packets: usize) {
+        self.drops[reason as usize] += packets as u64;
     }
 
     #[cfg(test)]

@@ -18,6 +18,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use masque_http3 as http3;
+use masque_packet::segment::GsoInfo;
 use masque_transport::{ConnId, EcnCodepoint, Machine, Transmit};
 
 pub use event::{Assignment, TunnelEvent};
@@ -36,9 +37,6 @@ use crate::{AttachConfig, AttachError, Phase, config::Plan, drops::Tally};
 
 /// Packets that came in capsules and wait for [`Tunnel::poll_packet`]; more are dropped.
 const CAPSULE_PACKETS_MAX: usize = 64;
-
-/// The longest super-packet, and what its packets cost besides.
-const SUPER_PACKET_BYTES: usize = 72 * 1024;
 
 /// An attachment without sockets, devices, clock or resolver.
 ///
@@ -305,12 +303,13 @@ impl Tunnel {
         open.is_some_and(|open| open.guard.is_assigned(address))
     }
 
-    /// Whether the connection's queue takes a whole super-packet now. Without a tunnel there is
-    /// room: what comes is dropped and counted.
-    pub fn has_room(&mut self) -> bool {
+    /// Whether the connection could soon send a packet or super-packet of so many bytes: one that
+    /// waits elsewhere until then can still be overtaken, or be told of congestion. Without a tunnel
+    /// there is room: what comes is dropped and counted.
+    pub fn has_room(&mut self, packet_bytes: usize, gso: &GsoInfo) -> bool {
         let Some(open) = &self.open else { return true };
-        let (queued, limit) = self.machine.datagram_queue(open.conn).unwrap_or_default();
-        queued == 0 || queued + SUPER_PACKET_BYTES <= limit
+        let datagrams = gso.packets_at_most(packet_bytes);
+        self.machine.has_room(open.conn, packet_bytes, datagrams)
     }
 
     /// How many connections were begun so far.

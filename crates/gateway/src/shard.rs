@@ -2,7 +2,7 @@
 //! runs every packet to completion (decision 0002).
 //!
 //! A turn takes what is there, in this order: commands, UDP, timers, requests, datagrams, TUN,
-//! handed packets, and sends. Every step has a budget, so that no peer keeps the others waiting.
+//! handed packets, sends, and what waits. Every step has a budget, so that no peer keeps the others waiting.
 
 mod datapath;
 mod figures;
@@ -14,6 +14,7 @@ mod tests;
 mod tunnels;
 mod vpc_port;
 mod wait;
+mod waiting;
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,7 @@ use port::Port;
 use tunnels::Tunnels;
 use vpc_port::VpcPort;
 use wait::{Poller, Source};
+use waiting::Waiting;
 
 /// How often idle sessions are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -70,6 +72,7 @@ pub(crate) struct Shard {
     plane: Dataplane,
     tunnels: Tunnels,
     scratch: datapath::Scratch,
+    waiting: Waiting,
     figures: ShardFigures,
     epoch: Instant,
     next_housekeeping: Instant,
@@ -111,6 +114,7 @@ impl Shard {
             plane,
             tunnels: Tunnels::default(),
             scratch: datapath::Scratch::new(),
+            waiting: Waiting::new(epoch),
             figures: ShardFigures::default(),
             epoch,
             next_housekeeping: epoch,
@@ -171,6 +175,7 @@ impl Shard {
         more |= self.vpcs_to_datagrams(at, now);
         if at >= self.next_housekeeping {
             self.housekeeping(now);
+            self.waiting.trim(at);
             self.next_housekeeping = at + HOUSEKEEPING;
         }
         for port in &mut self.ports {
@@ -178,7 +183,8 @@ impl Shard {
             self.poller
                 .want_write(port.source(), port.socket(), port.socket().is_blocked());
         }
-        more
+        // Behind the sending, which makes room; what goes now leaves in the next turn.
+        self.send_waiting(at) || more
     }
 
     fn now(&self, at: Instant) -> Now {
@@ -208,7 +214,7 @@ impl Shard {
     fn take_mail(&mut self, at: Instant, now: Now) -> bool {
         self.mailbox.acknowledge();
         let commands = self.take_commands(at, now);
-        self.mail = self.handed_packets(now) || commands;
+        self.mail = self.handed_packets(at, now) || commands;
         self.mail
     }
 

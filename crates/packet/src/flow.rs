@@ -29,8 +29,8 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of no flow, to fill tables with.
-    pub(crate) const UNSPECIFIED: Self = Self {
+    /// The key of no flow: to fill tables with, and for what is no packet.
+    pub const UNSPECIFIED: Self = Self {
         src: 0,
         dst: 0,
         src_port: 0,

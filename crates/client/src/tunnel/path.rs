@@ -19,7 +19,6 @@ use masque_transport::{ConnId, DatagramSendError, Machine};
 use super::{Tunnel, TunnelEvent, attempt::CONTEXT_BYTES, open::Open};
 use crate::{
     DropReason,
-    drops::Tally,
     guard::{ALL_NODES, Incoming, Outgoing},
 };
 
@@ -84,6 +83,28 @@ impl Tunnel {
     /// When the sender is to be told of an error, the answer is written to `reply`, which has
     /// [`MAX_ERROR_BYTES`](masque_packet::icmp::MAX_ERROR_BYTES), and its length returned.
     pub fn send(&mut self, packet: &mut [u8], gso: &GsoInfo, reply: &mut [u8]) -> Option<usize> {
+        self.send_parts(packet, gso, reply, false)
+    }
+
+    /// The same for a packet whose flow keeps waiting for too long: it is marked where its sender
+    /// understands that (RFC 3168 §5), else the first packet of it is lost (RFC 8289).
+    pub fn send_congested(
+        &mut self,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        reply: &mut [u8],
+    ) -> Option<usize> {
+        let lose_one = !edit::mark_congested(packet);
+        self.send_parts(packet, gso, reply, lose_one)
+    }
+
+    fn send_parts(
+        &mut self,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        reply: &mut [u8],
+        lose_one: bool,
+    ) -> Option<usize> {
         let (now, tally) = (self.now, &mut self.tally);
         let Some(open) = self.open.as_mut() else {
             tally.dropped(DropReason::SendNotConnected);
@@ -120,8 +141,11 @@ impl Tunnel {
                     .then(|| answer(reply, packet, &header, error))?;
             }
         }
-        while parts.remaining() > 0 {
-            let length = next_bytes(packet.len(), gso, longest_bytes, parts.remaining());
+        if lose_one {
+            parts.skip_next();
+            tally.dropped(DropReason::SendCongested);
+        }
+        while let Some(length) = parts.next_packet_bytes() {
             let sent = self.machine.send_datagram(
                 open.conn,
                 open.stream,
@@ -302,25 +326,6 @@ impl Tunnel {
             waiting
         });
     }
-}
-
-impl Tally {
-    fn dropped_many(&mut self, reason: DropReason, packets: usize) {
-        for _ in 0..packets {
-            self.dropped(reason);
-        }
-    }
-}
-
-/// Length of the next of `remaining` packets that a super-packet becomes.
-fn next_bytes(super_bytes: usize, gso: &GsoInfo, longest_bytes: usize, remaining: usize) -> usize {
-    let segment_bytes = usize::from(gso.segment_bytes);
-    if remaining > 1 || segment_bytes == 0 || super_bytes <= longest_bytes {
-        return longest_bytes;
-    }
-    let header_bytes = longest_bytes - segment_bytes;
-    let rest = (super_bytes - header_bytes) % segment_bytes;
-    header_bytes + if rest == 0 { segment_bytes } else { rest }
 }
 
 /// The error comes from where the packet was to go: one from an address of this machine would be

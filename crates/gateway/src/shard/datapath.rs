@@ -13,6 +13,7 @@ use super::{
     tunnels::{Tunnel, TunnelKey, Tunnels},
     vpc_port::VpcPort,
     wait::Source,
+    waiting::Waiting,
 };
 use crate::{command::HandedPacket, mailbox::Mailbox};
 
@@ -143,7 +144,7 @@ impl Shard {
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
                 self.hear_of_sessions(at, now);
-                self.forward_to_client(index, read.packet, &read.gso, now);
+                self.forward_to_client(index, read.packet, &read.gso, at, now);
                 return true;
             }
             Ok(None) => vpc.ready = false,
@@ -170,7 +171,14 @@ impl Shard {
         }
     }
 
-    fn forward_to_client(&mut self, index: VpcIndex, packet: &mut [u8], gso: &GsoInfo, now: Now) {
+    fn forward_to_client(
+        &mut self,
+        index: VpcIndex,
+        packet: &mut [u8],
+        gso: &GsoInfo,
+        at: Instant,
+        now: Now,
+    ) {
         // A command may have closed the VPC.
         let Some(vpc) = self.vpcs.get(&index) else {
             return;
@@ -178,9 +186,11 @@ impl Shard {
         let reply = &mut self.scratch.reply;
         let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
         let mut outward = Outward {
+            at,
             tunnels: &self.tunnels,
             ports: &mut self.ports,
             peers: &self.peers,
+            waiting: &mut self.waiting,
             figures: &mut self.figures,
         };
         outward.act(verdict, index, vpc, packet, gso, reply);
@@ -190,7 +200,7 @@ impl Shard {
     }
 
     /// Packets that other shards read for sessions of this one.
-    pub(super) fn handed_packets(&mut self, now: Now) -> bool {
+    pub(super) fn handed_packets(&mut self, at: Instant, now: Now) -> bool {
         for _ in 0..HANDED_A_TURN {
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
@@ -204,9 +214,11 @@ impl Shard {
                 .plane
                 .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
             let mut outward = Outward {
+                at,
                 tunnels: &self.tunnels,
                 ports: &mut self.ports,
                 peers: &self.peers,
+                waiting: &mut self.waiting,
                 figures: &mut self.figures,
             };
             outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
@@ -240,9 +252,11 @@ impl Inward<'_> {
 
 /// What a packet of a VPC needs.
 struct Outward<'a> {
+    at: Instant,
     tunnels: &'a Tunnels,
     ports: &'a mut [Port],
     peers: &'a [Arc<Mailbox>],
+    waiting: &'a mut Waiting,
     figures: &'a mut ShardFigures,
 }
 
@@ -262,12 +276,18 @@ impl Outward<'_> {
                 let Some(tunnel) = self.tunnels.by_slot(slot) else {
                     return;
                 };
+                let waits =
+                    self.waiting.holds(slot) || !room(self.ports, tunnel.key, packet.len(), gso);
+                if waits {
+                    self.waiting.push(self.at, slot, packet, gso, self.figures);
+                    return;
+                }
                 let port = self
                     .ports
                     .iter_mut()
                     .find(|p| p.number() == tunnel.key.port);
                 if let Some(port) = port {
-                    send_segments(port, tunnel.key, packet, gso, self.figures);
+                    send_segments(port, tunnel.key, packet, gso, false, self.figures);
                 }
             }
             VpcVerdict::HandOver { shard } => {
@@ -308,18 +328,31 @@ fn send_packet(port: &mut Port, key: TunnelKey, packet: &[u8], figures: &mut Sha
     }
 }
 
-/// Queues every segment of a super-packet for a client, each written where it leaves from.
-fn send_segments(
+/// Whether a client's connection could soon send a packet or super-packet of so many bytes.
+pub(super) fn room(ports: &mut [Port], key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
+    let port = ports.iter_mut().find(|port| port.number() == key.port);
+    let datagrams = gso.packets_at_most(packet_bytes);
+    port.is_none_or(|port| port.machine.has_room(key.conn, packet_bytes, datagrams))
+}
+
+/// Queues every segment of a super-packet for a client, each written where it leaves from; all but
+/// the first if `lose_one`, by which its sender learns of congestion.
+pub(super) fn send_segments(
     port: &mut Port,
     key: TunnelKey,
     packet: &[u8],
     gso: &GsoInfo,
+    lose_one: bool,
     figures: &mut ShardFigures,
 ) {
     let Ok(mut segments) = segments(packet, gso) else {
         figures.tun_bad_packets += 1;
         return;
     };
+    if lose_one {
+        segments.skip_next();
+        figures.congested += 1;
+    }
     while let Some(bytes) = segments.next_packet_bytes() {
         let length = CONTEXT.len() + bytes;
         let sent = port

@@ -12,8 +12,12 @@ pub(crate) struct ShardFigures {
     pub(crate) unclaimed: u64,
     /// Datagrams with another Context ID than 0, or without a packet.
     pub(crate) unknown_context: u64,
-    /// Packets for a client that were dropped because its queue was full.
+    /// Packets for a client that were dropped because more waits already than may.
     pub(crate) queue_full: u64,
+    /// Packets for a client lost so that a flow that kept waiting slows down (RFC 8289).
+    pub(crate) congested: u64,
+    /// Packets marked for the same (RFC 3168 §5).
+    pub(crate) marked: u64,
     /// Packets for a client that did not fit its path.
     pub(crate) too_large: u64,
     /// Packets for a client whose stream or connection was closed.
@@ -78,7 +82,7 @@ impl ShardFigures {
 
 impl ShardFigures {
     /// The counters that belong to no VPC, with their label.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 17] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 19] {
         [
             (
                 "datagram_unclaimed",
@@ -86,6 +90,8 @@ impl ShardFigures {
             ),
             ("datagram_unknown_context", self.unknown_context),
             ("client_queue_full", self.queue_full),
+            ("client_congested", self.congested),
+            ("client_congestion_marked", self.marked),
             ("client_path_too_small", self.too_large),
             ("client_gone", self.unsendable),
             ("tun_bad_packet", self.tun_bad_packets),

@@ -1,0 +1,133 @@
+//! Packets from the device to the gateway, and where they wait while the path is narrower than the
+//! device.
+//!
+//! A device hands packets over in one line, and the kernel keeps five hundred super-packets in it:
+//! seconds on a slow uplink. So whatever the connection has no room for is taken from the device at
+//! once, and waits here, where a keystroke passes a download and an upload is told to slow down.
+
+use std::time::Instant;
+
+use masque_packet::{
+    flow::{FlowKey, flow_key},
+    icmp::MAX_ERROR_BYTES,
+    ip,
+    queue::FairQueue,
+    segment::GsoInfo,
+};
+
+use super::{
+    Driver,
+    device::{Device, write_own},
+};
+use crate::{AttachError, DropReason};
+
+/// Packets or super-packets taken from the device in one turn.
+const DEVICE_BUDGET: usize = 64;
+/// Waiting packets sent in one turn.
+const WAITING_BUDGET: usize = 64;
+/// Memory of packets that wait: 80 ms at 800 Mbit/s, and as much as two windows of most senders.
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
+
+/// What waits, in one session.
+pub(super) struct Uplink {
+    queue: FairQueue<()>,
+    epoch: Instant,
+}
+
+impl Uplink {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            queue: FairQueue::new(WAITING_BYTES),
+            epoch: now,
+        }
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives memory back that has not been needed for a while.
+    pub(super) fn trim(&mut self, now: Instant) {
+        self.queue.trim(self.micros(now));
+    }
+
+    /// Puts a packet behind the others of its flow; how many are lost for it.
+    fn push(&mut self, now: Instant, packet: &[u8], gso: &GsoInfo) -> usize {
+        let flow =
+            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
+        let lost = self.queue.stats().overflowed;
+        self.queue.push(self.micros(now), (), &flow, packet, gso);
+        usize::try_from(self.queue.stats().overflowed - lost).unwrap_or(usize::MAX)
+    }
+}
+
+impl<D: Device> Driver<D> {
+    /// Takes packets from the device: to the gateway if nothing waits and there is room, else to
+    /// those that wait. Whether there may be more.
+    pub(super) fn read_device(&mut self, now: Instant) -> bool {
+        let mut reply = [0; MAX_ERROR_BYTES];
+        let mut answered = false;
+        let mut more = true;
+        for _ in 0..DEVICE_BUDGET {
+            let (packet, gso) = match self.device.read() {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    more = false;
+                    break;
+                }
+                Err(reason) => {
+                    self.closed = Some(Some(AttachError::Local {
+                        reason: format!("the device is gone: {reason}"),
+                    }));
+                    return false;
+                }
+            };
+            if !(self.uplink.queue.is_empty() && self.tunnel.has_room(packet.len(), &gso)) {
+                let lost = self.uplink.push(now, packet, &gso);
+                self.tunnel
+                    .tally()
+                    .dropped_many(DropReason::SendQueueFull, lost);
+                continue;
+            }
+            if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
+                answered |= write_own(&mut self.device, &reply[..length]);
+            }
+            self.socket.send_full(self.tunnel.machine());
+        }
+        if answered {
+            self.flush_device();
+        }
+        more
+    }
+
+    /// Gives the connection of what waits as much as it has room for; whether it was anything, so
+    /// that it is sent in a turn at once.
+    pub(super) fn send_waiting(&mut self, now: Instant) -> bool {
+        let mut reply = [0; MAX_ERROR_BYTES];
+        let (mut sent, mut answered) = (false, false);
+        let now_us = self.uplink.micros(now);
+        self.uplink.queue.resume();
+        for _ in 0..WAITING_BUDGET {
+            let tunnel = &mut self.tunnel;
+            let room = |(), bytes, gso: &GsoInfo| tunnel.has_room(bytes, gso);
+            let Some(next) = self.uplink.queue.pop(now_us, room) else {
+                break;
+            };
+            let answer = if next.congested {
+                self.tunnel
+                    .send_congested(next.packet, &next.gso, &mut reply)
+            } else {
+                self.tunnel.send(next.packet, &next.gso, &mut reply)
+            };
+            if let Some(length) = answer {
+                answered |= write_own(&mut self.device, &reply[..length]);
+            }
+            sent = true;
+            self.socket.send_full(self.tunnel.machine());
+        }
+        if answered {
+            self.flush_device();
+        }
+        sent
+    }
+}

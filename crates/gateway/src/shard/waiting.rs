@@ -1,0 +1,118 @@
+//! Packets of the VPCs that wait for a client whose path is narrower than the fabric.
+//!
+//! They wait here and not in their connection, so that a flow that sends little passes one that
+//! sends much, no client takes the memory of another, and a flow that keeps waiting is told.
+
+use std::time::Instant;
+
+use masque_gateway_core::SlotId;
+use masque_packet::{
+    edit,
+    flow::{FlowKey, flow_key},
+    ip,
+    queue::FairQueue,
+    segment::GsoInfo,
+};
+
+use super::{
+    Shard,
+    datapath::{room, send_segments},
+    figures::ShardFigures,
+};
+
+/// Memory of packets that wait in one shard, for all its clients.
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Waiting packets sent in one turn.
+const WAITING_A_TURN: usize = 64;
+
+/// What waits, by client.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    queue: FairQueue<SlotId>,
+    epoch: Instant,
+}
+
+impl Waiting {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self {
+            queue: FairQueue::new(WAITING_BYTES),
+            epoch,
+        }
+    }
+
+    /// Whether packets of this client wait, behind which the next ones must.
+    #[inline]
+    pub(super) fn holds(&self, slot: SlotId) -> bool {
+        self.queue.holds(slot)
+    }
+
+    /// Puts a packet behind the others of its flow.
+    pub(super) fn push(
+        &mut self,
+        at: Instant,
+        slot: SlotId,
+        packet: &[u8],
+        gso: &GsoInfo,
+        figures: &mut ShardFigures,
+    ) {
+        let flow =
+            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
+        let lost = self.queue.stats().overflowed;
+        self.queue.push(self.micros(at), slot, &flow, packet, gso);
+        figures.queue_full += self.queue.stats().overflowed - lost;
+    }
+
+    /// Gives memory back that has not been needed for a while.
+    pub(super) fn trim(&mut self, at: Instant) {
+        self.queue.trim(self.micros(at));
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Shard {
+    /// Gives every client of what waits for it as much as its connection has room for; whether it
+    /// was anything, so that it is sent in a turn at once.
+    pub(super) fn send_waiting(&mut self, at: Instant) -> bool {
+        if self.waiting.queue.is_empty() {
+            return false;
+        }
+        let now_us = self.waiting.micros(at);
+        self.waiting.queue.resume();
+        for _ in 0..WAITING_A_TURN {
+            let (tunnels, ports) = (&self.tunnels, &mut self.ports);
+            // What waits for a client that has left is taken and dropped.
+            let has_room = |slot, bytes, gso: &GsoInfo| {
+                let tunnel = tunnels.by_slot(slot);
+                tunnel.is_none_or(|tunnel| room(ports, tunnel.key, bytes, gso))
+            };
+            let Some(next) = self.waiting.queue.pop(now_us, has_room) else {
+                return false;
+            };
+            let tunnel = self.tunnels.by_slot(next.session);
+            let found = tunnel.and_then(|tunnel| {
+                let port = self.ports.iter_mut();
+                let port = port.find(|port| port.number() == tunnel.key.port)?;
+                Some((tunnel.key, port))
+            });
+            let Some((key, port)) = found else {
+                self.figures.unsendable += next.gso.packets_at_most(next.packet.len()) as u64;
+                continue;
+            };
+            let lose_one = next.congested && !edit::mark_congested(next.packet);
+            self.figures.marked += u64::from(next.congested && !lose_one);
+            send_segments(
+                port,
+                key,
+                next.packet,
+                &next.gso,
+                lose_one,
+                &mut self.figures,
+            );
+            port.send_full(&mut self.figures);
+        }
+        true
+    }
+}
