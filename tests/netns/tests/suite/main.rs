@@ -10,6 +10,7 @@ mod attach;
 mod isolation;
 mod limits;
 mod mtu;
+mod narrow;
 mod operator;
 mod path;
 mod policy;
