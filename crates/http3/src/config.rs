@@ -32,7 +32,8 @@ pub struct Config {
     /// Request streams at one time; more are rejected with H3_REQUEST_REJECTED.
     pub max_requests: usize,
     /// Frames that carry nothing for us (unknown, GREASE, empty DATA, interim responses) per
-    /// control stream or request before the connection ends with H3_EXCESSIVE_LOAD (RFC 9114
+    /// control stream or request, and DATA frames of less than 16 bytes per request beyond the
+    /// longer ones, before the connection ends with H3_EXCESSIVE_LOAD (RFC 9114
     /// §10.5). [`Connection::handle_timeout`](crate::Connection::handle_timeout) starts the count
     /// anew each minute.
     pub max_useless_frames: u32,

@@ -21,6 +21,9 @@ mod datagram;
 mod receive;
 mod send;
 
+/// Entries that a drained queue keeps room for; what a burst needed beyond is given back.
+const KEPT_QUEUE_ENTRIES: usize = 8;
+
 /// One HTTP/3 connection.
 ///
 /// The driver calls `handle_*` as QUIC delivers, then drains [`poll_event`](Self::poll_event) and
@@ -28,7 +31,9 @@ mod send;
 /// `Close`), never as a panic or a `Result`.
 ///
 /// What is kept between two calls is bounded by the [`Config`], whatever the peer sends; events
-/// and outputs wait until they are drained and are bounded by what one call was given.
+/// and outputs wait until they are drained and are bounded by what the calls before were given: a
+/// piece of a stream makes no more events than it has bytes, and one for its end. A driver that
+/// looks at [`waiting_events`](Self::waiting_events) between small pieces bounds what waits.
 #[derive(Debug)]
 pub struct Connection {
     role: Role,
@@ -98,12 +103,21 @@ impl Connection {
 
     /// The next thing the peer did.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        give_back(&mut self.events);
+        event
     }
 
     /// The next thing the driver must do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        give_back(&mut self.outputs);
+        output
+    }
+
+    /// How many events [`poll_event`](Self::poll_event) would give now.
+    pub fn waiting_events(&self) -> usize {
+        self.events.len()
     }
 
     /// The value the peer announced for a setting; `None` before its SETTINGS or without it.
@@ -150,14 +164,14 @@ impl Connection {
 
     /// Roughly the bytes kept on the heap on behalf of the peer: partial frames, early datagrams,
     /// stream tables, events and outputs not yet polled (without the data of these, which the
-    /// transport delivered or the application gave).
+    /// transport delivered or the application gave); room counts, used or not.
     pub fn retained_bytes(&self) -> usize {
         self.uni.retained_bytes()
             + self.requests.retained_bytes()
             + self.early.retained_bytes()
             + self.peer.as_ref().map_or(0, |peer| size_of_val(peer.all()))
-            + self.events.len() * size_of::<Event>()
-            + self.outputs.len() * size_of::<Output>()
+            + self.events.capacity() * size_of::<Event>()
+            + self.outputs.capacity() * size_of::<Output>()
     }
 
     /// The largest field section the peer accepts.
@@ -204,6 +218,13 @@ impl Connection {
         if self.requests.remove(stream.quarter()).is_err() && self.role == Role::Server {
             self.close(Code::H3_EXCESSIVE_LOAD, "too many streams were left out");
         }
+    }
+}
+
+/// Gives the room back that a burst needed, once the queue is empty.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > KEPT_QUEUE_ENTRIES {
+        queue.shrink_to(KEPT_QUEUE_ENTRIES);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         codec,
         validate::{self, Malformed},
     },
-    load::UselessFrames,
+    load::{SHORT_DATA_BYTES, UselessFrames},
 };
 
 /// What the peer sent on a request stream.
@@ -87,6 +87,7 @@ pub(crate) struct Request {
     /// Content that Content-Length announced and that has not come.
     content_left: Option<u64>,
     useless: UselessFrames,
+    short_data: UselessFrames,
     /// The peer may send more.
     pub(crate) is_receiving: bool,
     /// What we may send.
@@ -125,6 +126,7 @@ impl Request {
             is_tunnel: false,
             content_left: None,
             useless: UselessFrames::default(),
+            short_data: UselessFrames::default(),
             is_receiving: true,
             send,
             datagrams,
@@ -204,6 +206,7 @@ impl Request {
     /// The count of useless frames starts anew.
     pub(crate) fn reset_load(&mut self) {
         self.useless.reset();
+        self.short_data.reset();
     }
 
     /// Bytes kept on the heap.
@@ -253,8 +256,10 @@ impl Request {
             Phase::Trailers => return Err(unexpected("DATA after the trailers")),
             Phase::Body => {}
         }
-        if length == 0 {
-            self.useless.add(limits.max_useless_frames)?;
+        match length {
+            0 => self.useless.add(limits.max_useless_frames)?,
+            1..SHORT_DATA_BYTES => self.short_data.add(limits.max_useless_frames)?,
+            _ => self.short_data.make_up(),
         }
         if let Some(left) = &mut self.content_left {
             *left = left

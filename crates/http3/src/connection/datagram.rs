@@ -65,6 +65,11 @@ impl Connection {
         self.datagrams_ready
     }
 
+    /// Whether the peer's SETTINGS allow HTTP Datagrams; `None` before they came.
+    pub fn peer_takes_datagrams(&self) -> Option<bool> {
+        self.peer.as_ref().map(|peer| peer.datagrams)
+    }
+
     /// Says that the request on `stream` has datagram semantics: its datagrams are delivered from
     /// now on, kept ones first (RFC 9297 §2). Until then those of an extended CONNECT are kept as
     /// early ones, and one of any other request aborts it.

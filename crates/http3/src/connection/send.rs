@@ -77,6 +77,12 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the peer takes a response with this head: one larger than its
+    /// SETTINGS_MAX_FIELD_SECTION_SIZE is not sent (RFC 9114 §4.2.2).
+    pub fn takes_response(&self, head: &ResponseHead) -> bool {
+        codec::encode_response(head, self.peer_max_field_section_bytes()).is_ok()
+    }
+
     /// Sends `data` in one DATA frame. With `fin`, our side of the stream is finished; a server
     /// whose answer is complete, other than a tunnel, asks the peer to stop sending as
     /// [`send_response`](Self::send_response) does.

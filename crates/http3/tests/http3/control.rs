@@ -262,6 +262,8 @@ fn useless_frames_end_the_connection_unless_time_passes() {
         (peer_uni(Role::Server, 0), frame(0x0d, &[0])),
         (REQUEST, header(GREASE_FRAME, 0)),
         (REQUEST, header(0x00, 0)),
+        (REQUEST, frame(0x00, b"x")),
+        (REQUEST, frame(0x00, &[b'x'; 15])),
     ] {
         let mut raw = Raw::ready_with(Role::Server, config.clone());
         raw.http.handle_timeout(1000);
@@ -285,6 +287,27 @@ fn useless_frames_end_the_connection_unless_time_passes() {
         Some(Code::H3_EXCESSIVE_LOAD),
         "interim responses"
     );
+}
+
+/// A writer without a buffer puts a capsule's type and length in a DATA frame of their own, and its
+/// value in the next.
+#[test]
+fn capsules_in_two_frames_are_no_load() {
+    let config = Config {
+        max_useless_frames: 3,
+        ..Config::default()
+    };
+    let mut raw = Raw::ready_with(Role::Server, config);
+    raw.feed(REQUEST, &headers(&EXTENDED));
+    let capsule = [frame(0x00, &[0, 21]), frame(0x00, &[b'x'; 21])].concat();
+    for _ in 0..100 {
+        raw.feed(REQUEST, &capsule);
+        raw.feed(REQUEST, &frame(0x00, &[b'x'; 16]));
+    }
+    assert_eq!(raw.closed(), None);
+    // What was carried before is no credit for later.
+    raw.feed(REQUEST, &frame(0x00, b"x").repeat(4));
+    assert_eq!(raw.closed(), Some(Code::H3_EXCESSIVE_LOAD));
 }
 
 #[test]

@@ -253,6 +253,29 @@ fn a_hostile_peer_costs_a_bounded_amount() {
     );
 }
 
+/// What waits is counted with the room it takes, and the room goes back with what waited.
+#[test]
+fn a_burst_of_events_leaves_nothing_behind() {
+    let config = Config {
+        max_useless_frames: u32::MAX,
+        ..Config::default()
+    };
+    let mut raw = Raw::ready_with(Role::Server, config);
+    raw.feed(StreamId(0), &headers(&EXTENDED));
+    let tiny = frame(0x00, b"x").repeat(5000);
+    raw.http.handle_stream(StreamId(0), tiny.into(), false);
+    assert_eq!(raw.http.waiting_events(), 5000);
+    let waiting = raw.http.retained_bytes();
+    assert!(waiting >= 5000 * size_of::<Event>(), "{waiting}");
+    while raw.http.poll_event().is_some() {
+        let waiting = raw.http.retained_bytes();
+        assert!(raw.http.waiting_events() == 0 || waiting >= 5000 * size_of::<Event>());
+    }
+    assert_eq!(raw.http.waiting_events(), 0);
+    let kept = raw.http.retained_bytes();
+    assert!(kept < 8 * 1024, "{kept}");
+}
+
 /// Streams left out make gaps in what is over; QUIC bounds them, and so do we.
 #[test]
 fn streams_left_out_are_bounded() {
