@@ -43,6 +43,13 @@ const MAX_SEND_CHUNKS: usize = 256;
 /// The largest UDP payload of one system call, GSO included: 65,535 less the IPv4 and UDP headers.
 const MAX_BATCH_BYTES: usize = 65_507;
 
+/// Events that wait for the driver before no further connection is looked at; one connection adds
+/// some hundreds at most (`streams::MAX_EVENTS_A_TURN`).
+const MAX_WAITING_EVENTS: usize = 4096;
+
+/// Events that a drained queue keeps room for; what a burst needed beyond is given back.
+const KEPT_EVENTS: usize = 256;
+
 /// What a machine counted; counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineStats {
@@ -115,6 +122,8 @@ pub struct Machine {
     transmit: VecDeque<u32>,
     /// Connections that may have datagrams for us, in the order of their turns.
     receive: VecDeque<u32>,
+    /// Connections that had more to read than one turn takes.
+    read_later: VecDeque<u32>,
     /// Datagrams that the first of `receive` may still give before the next one's turn.
     quantum_left: u32,
     events: VecDeque<Event>,
@@ -180,6 +189,7 @@ impl Machine {
             service: VecDeque::new(),
             transmit: VecDeque::new(),
             receive: VecDeque::new(),
+            read_later: VecDeque::new(),
             events: VecDeque::new(),
             responses: VecDeque::new(),
             scratch: Vec::with_capacity(2048),
@@ -250,9 +260,11 @@ impl Machine {
         }
     }
 
-    /// Runs every timer that is due.
+    /// Runs every timer that is due, and begins a turn: a connection whose streams brought more than
+    /// one turn takes is read on.
     pub fn handle_timeouts(&mut self, now: Instant) {
         self.now = now;
+        self.read_on();
         while let Some(index) = self.deadlines.pop_due(now) {
             let Some(conn) = self.slots[index as usize].conn.as_mut() else {
                 continue;
@@ -276,15 +288,21 @@ impl Machine {
         }
     }
 
-    /// The earliest timer alone; for a driver whose socket does not take packets now.
+    /// The earliest timer alone, or now when streams wait to be read on; for a driver whose socket
+    /// does not take packets now.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.deadlines.earliest()
+        if self.read_later.is_empty() {
+            self.deadlines.earliest()
+        } else {
+            Some(self.now)
+        }
     }
 
     fn has_work(&self) -> bool {
         !(self.service.is_empty()
             && self.transmit.is_empty()
             && self.receive.is_empty()
+            && self.read_later.is_empty()
             && self.events.is_empty()
             && self.responses.is_empty())
     }
@@ -294,7 +312,11 @@ impl Machine {
         if self.events.is_empty() {
             self.settle();
         }
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > KEPT_EVENTS {
+            self.events.shrink_to(KEPT_EVENTS);
+        }
+        event
     }
 
     /// The next packets to send: `size` bytes in `buf`, in segments of `segment_size` if given.

@@ -16,12 +16,13 @@ mod pair;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    collections::BTreeMap,
     time::Duration,
 };
 
-use bytes::BytesMut;
-use masque_transport::Machine;
-use pair::{End, Link, Pair};
+use bytes::{Bytes, BytesMut};
+use masque_transport::{ConnId, Event, Machine, ShardId, http3};
+use pair::{End, Link, Pair, config, connect_ip};
 
 struct Counting;
 
@@ -205,4 +206,89 @@ fn an_idle_connection_is_small() {
         "{} bytes at the server",
         each(1)
     );
+}
+
+/// Two connections, each with two requests whose DATA frames carry a byte each, and all of it there
+/// to be read at once. Gives the connections at the server.
+fn tiny_frames(pair: &mut Pair, frames: usize) -> Vec<ConnId> {
+    let http = http3::Config {
+        max_useless_frames: u32::MAX,
+        ..http3::Config::default()
+    };
+    pair.server = Machine::server(config(), pair.tls.server(), http, ShardId::SINGLE, pair.now);
+    let mut loud = Vec::new();
+    for _ in 0..2 {
+        let (at_client, at_server, first) = pair.tunnel();
+        let second = pair
+            .client
+            .request(at_client, &connect_ip(), false)
+            .unwrap();
+        pair.run_for(Duration::from_secs(1));
+        for stream in [first, second] {
+            pair.server.set_stream_reading(at_server, stream, false);
+            let http = pair.client.http(at_client).unwrap();
+            for _ in 0..frames {
+                let byte = Bytes::from_static(b"x");
+                http.send_data(stream, byte, false).unwrap();
+            }
+        }
+        loud.push((at_server, [first, second]));
+    }
+    pair.run_for(Duration::from_secs(5));
+    for (conn, streams) in &loud {
+        for stream in streams {
+            pair.server.set_stream_reading(*conn, *stream, true);
+        }
+    }
+    loud.into_iter().map(|(conn, _)| conn).collect()
+}
+
+#[test]
+fn tiny_frames_cost_a_turn_no_more_than_its_bound() {
+    /// 256 events, and what a piece of 1536 bytes makes beyond.
+    const EVENTS_A_TURN: usize = 256 + 512;
+    const FRAMES: usize = 20_000;
+    let mut pair = Pair::new(Link {
+        latency: Duration::from_millis(1),
+        ..Link::default()
+    });
+    let loud = tiny_frames(&mut pair, FRAMES);
+    let (mut kept, mut most, mut turns) = (0, 0, 0);
+    let mut arrived = BTreeMap::new();
+    while arrived.values().sum::<usize>() < loud.len() * 2 * FRAMES {
+        turns += 1;
+        pair.now += Duration::from_millis(1);
+        let now = pair.now;
+        kept += counted(|| pair.server.handle_timeouts(now)).2;
+        let mut of_turn = BTreeMap::new();
+        loop {
+            let (event, _, more) = counted(|| pair.server.poll_event());
+            kept += more;
+            most = most.max(kept);
+            match event {
+                Some(Event::Http {
+                    conn,
+                    event: http3::Event::Data { data, .. },
+                }) => {
+                    *arrived.entry(conn).or_insert(0) += data.len();
+                    *of_turn.entry(conn).or_insert(0) += 1;
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        for conn in &loud {
+            let events = of_turn.get(conn).copied().unwrap_or(0);
+            let all = arrived.get(conn) == Some(&(2 * FRAMES));
+            assert!(events <= EVENTS_A_TURN, "{events} events in one turn");
+            assert!(all || events > 0, "a connection starves in turn {turns}");
+            assert!(all || pair.server.next_deadline() == Some(now));
+        }
+    }
+    assert!(most < 1024 * 1024, "{most} bytes");
+    assert!(turns >= 2 * FRAMES / EVENTS_A_TURN, "{turns} turns");
+    for conn in loud {
+        let http = pair.server.http_ref(conn).unwrap();
+        assert!(http.retained_bytes() < 16 * 1024, "{http:?}");
+    }
 }

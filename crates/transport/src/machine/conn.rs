@@ -56,6 +56,9 @@ pub(super) struct Conn {
     pub(super) in_service: bool,
     pub(super) in_transmit: bool,
     pub(super) in_receive: bool,
+    pub(super) in_read_later: bool,
+    /// As many events came in this turn as one turn takes; nothing is read before the next.
+    pub(super) reads_later: bool,
     /// The driver may have changed `http`, so outputs and kept datagrams may wait.
     pub(super) http_touched: bool,
     /// Datagrams may be kept for requests that were not accepted yet.
@@ -86,6 +89,8 @@ pub(super) struct Conn {
     pub(super) backlogs: HashMap<http3::StreamId, Backlog, foldhash::quality::RandomState>,
     /// Streams the driver does not want to read now.
     pub(super) paused: Vec<http3::StreamId>,
+    /// Streams with something to read, in the order of their turns.
+    pub(super) readable: VecDeque<QuicStreamId>,
     admitted: Option<Admitted>,
     handshake_deadline: Option<Instant>,
     settle_deadline: Option<Instant>,
@@ -110,6 +115,8 @@ impl Conn {
             in_service: false,
             in_transmit: false,
             in_receive: false,
+            in_read_later: false,
+            reads_later: false,
             http_touched: false,
             early_datagrams: false,
             closed_told: false,
@@ -129,6 +136,7 @@ impl Conn {
             streams_overrun: 0,
             backlogs: HashMap::default(),
             paused: Vec::new(),
+            readable: VecDeque::new(),
             admitted,
             handshake_deadline: Some(handshake_deadline),
             settle_deadline: None,
@@ -186,6 +194,7 @@ impl Conn {
         self.sendable = None;
         self.backlogs = HashMap::default();
         self.paused = Vec::new();
+        self.readable = VecDeque::new();
         self.handshake_deadline = None;
         self.settle_deadline = None;
         self.early_deadline = None;

@@ -8,7 +8,7 @@ use quinn_proto::{
     ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId,
 };
 
-use super::{Machine, conn::Conn, millis, schedule, varint};
+use super::{MAX_WAITING_EVENTS, Machine, conn::Conn, millis, schedule, varint};
 use crate::{CloseReason, Event, tls};
 
 /// What one look at a connection came to.
@@ -22,10 +22,23 @@ struct Outcome {
 }
 
 impl Machine {
-    /// Looks at every connection whose state changed.
+    /// Looks at every connection whose state changed, until many events wait for the driver.
     pub(super) fn settle(&mut self) {
-        while let Some(index) = self.service.pop_front() {
+        while self.events.len() < MAX_WAITING_EVENTS
+            && let Some(index) = self.service.pop_front()
+        {
             self.settle_one(index);
+        }
+    }
+
+    /// A new turn: connections that had more to read than one turn takes go on.
+    pub(super) fn read_on(&mut self) {
+        while let Some(index) = self.read_later.pop_front() {
+            if let Some(conn) = self.slots[index as usize].conn.as_mut() {
+                conn.reads_later = false;
+                conn.in_read_later = false;
+                schedule(&mut self.service, &mut conn.in_service, index);
+            }
         }
     }
 
@@ -61,6 +74,10 @@ impl Machine {
             self.events.push_back(Event::Connected { conn: conn.id });
         }
         if conn.is_open() {
+            conn.read_waiting();
+            if conn.reads_later {
+                schedule(&mut self.read_later, &mut conn.in_read_later, index);
+            }
             conn.tick_http(millis(self.epoch, self.now));
             conn.tell_stream_limit();
             conn.pump(
@@ -154,10 +171,10 @@ fn on_stream_event(conn: &mut Conn, event: StreamEvent, events: &mut VecDeque<Ev
                 if dir == Dir::Bi {
                     conn.peer_opened = stream.index() + 1;
                 }
-                conn.read(stream);
+                conn.arrived(stream);
             }
         }
-        StreamEvent::Readable { id } => conn.read(id),
+        StreamEvent::Readable { id } => conn.arrived(id),
         StreamEvent::Writable { id } => conn.write_backlog(id, events),
         StreamEvent::Stopped { id, error_code } => conn.stopped(id, error_code),
         StreamEvent::Available { dir: Dir::Uni } => conn.http_touched = true,

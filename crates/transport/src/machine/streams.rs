@@ -19,6 +19,15 @@ use crate::{ConnId, Event};
 /// and GOAWAY; a peer that never permits the three streams of RFC 9114 §6.2 gets no more.
 const MAX_CONTROL_BACKLOG_BYTES: usize = 64 * 1024;
 
+/// Events of one connection that wait before it is read no further in this turn. What the peer sent
+/// beyond waits in QUIC, within the flow-control window, and the others have their turns.
+const MAX_EVENTS_A_TURN: usize = 256;
+
+/// Bytes given to HTTP/3 between two looks at how many events wait: a packet's worth. The shortest
+/// DATA frame that makes an event has three bytes, so [`MAX_EVENTS_A_TURN`] is passed by a third of
+/// this at most.
+const READ_PIECE_BYTES: usize = 1536;
+
 /// Why no stream could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -93,7 +102,7 @@ impl Machine {
             (true, Some(at)) => {
                 found.paused.swap_remove(at);
                 if let Some(quic) = quic_stream(stream) {
-                    found.read(quic);
+                    found.arrived(quic);
                 }
                 schedule(&mut self.service, &mut found.in_service, conn.index);
             }
@@ -103,36 +112,61 @@ impl Machine {
 }
 
 impl Conn {
-    /// Hands what arrived on a stream to HTTP/3.
-    pub(super) fn read(&mut self, stream: QuicStreamId) {
+    /// Something arrived on a stream: hands it to HTTP/3, now or in a later turn.
+    pub(super) fn arrived(&mut self, stream: QuicStreamId) {
+        // No more than the streams that QUIC lets be open, so the search is short.
+        if !self.readable.contains(&stream) {
+            self.readable.push_back(stream);
+        }
+        self.read_waiting();
+    }
+
+    /// Reads the streams that wait for it, in turns, while few events wait.
+    pub(super) fn read_waiting(&mut self) {
+        while !self.reads_later
+            && let Some(stream) = self.readable.pop_front()
+        {
+            if !self.read(stream) {
+                self.readable.push_back(stream);
+                self.reads_later = true;
+            }
+        }
+    }
+
+    /// Hands what arrived on a stream to HTTP/3; false if some of it is left.
+    fn read(&mut self, stream: QuicStreamId) -> bool {
         let id = http_stream(stream);
         let Some(http) = self.http.as_deref_mut() else {
-            return;
+            return true;
         };
         if self.paused.contains(&id) {
-            return;
+            return true;
         }
         let mut receive = self.quic.recv_stream(stream);
         // Closed: stopped by us, or read to its end.
         let Ok(mut chunks) = receive.read(true) else {
-            return;
+            return true;
         };
-        loop {
-            match chunks.next(usize::MAX) {
+        let all = loop {
+            if http.waiting_events() >= MAX_EVENTS_A_TURN {
+                break false;
+            }
+            match chunks.next(READ_PIECE_BYTES) {
                 Ok(Some(chunk)) => http.handle_stream(id, chunk.bytes, false),
                 Ok(None) => {
                     http.handle_stream(id, Bytes::new(), true);
-                    break;
+                    break true;
                 }
-                Err(ReadError::Blocked) => break,
+                Err(ReadError::Blocked) => break true,
                 Err(ReadError::Reset(code)) => {
                     http.handle_reset(id, http3::Code(code.into_inner()));
-                    break;
+                    break true;
                 }
             }
-        }
+        };
         // Credit is sent with the packets of this turn in any case.
         let _ = chunks.finalize();
+        all
     }
 
     /// The peer stopped reading a stream.
