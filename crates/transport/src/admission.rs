@@ -1,14 +1,15 @@
 //! Who may begin a handshake.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
 /// Bounds on handshakes and connections of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Connections at one time, handshakes included; more are refused.
+    /// Connections at one time, handshakes included; for one more the oldest that is not in use
+    /// ([`unused`](Self::unused)) makes room, and if there is none it is refused.
     pub max_connections: usize,
     /// Connections of one address (IPv6: one /64) at one time. Many clients behind one NAT share
     /// an address.
@@ -19,6 +20,29 @@ pub struct Admission {
     /// Handshakes at one time, validated or not; more are left unanswered, and the client's
     /// retransmission tries again.
     pub max_handshakes: usize,
+    /// How long a connection may be there without being in use; `None` for a driver that does not
+    /// tell by [`Machine::set_in_use`](crate::Machine::set_in_use), whose connections are all kept.
+    pub unused: Option<UnusedBounds>,
+}
+
+/// How long a connection that nobody uses may take a place. RFC 9114 §5.1: servers "are permitted to
+/// terminate idle connections if necessary"; this server keeps its connections alive itself, so QUIC's
+/// idle timeout ends none of a peer that only answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnusedBounds {
+    /// Milliseconds from the handshake to the first use.
+    pub after_handshake_ms: u32,
+    /// Milliseconds from one use to the next.
+    pub after_use_ms: u32,
+}
+
+impl Default for UnusedBounds {
+    fn default() -> Self {
+        Self {
+            after_handshake_ms: 10_000,
+            after_use_ms: 30_000,
+        }
+    }
 }
 
 impl Default for Admission {
@@ -28,6 +52,7 @@ impl Default for Admission {
             max_connections_per_address: 2_000,
             retry_above: 64,
             max_handshakes: 1_024,
+            unused: None,
         }
     }
 }
@@ -41,14 +66,25 @@ pub(crate) enum Verdict {
     Ignore,
 }
 
-/// The connections that count against [`Admission`]. Its table has one entry for each address with
-/// a connection, so at most `max_connections`.
+/// The connections that count against [`Admission`]. Its tables have one entry for each address with
+/// a connection and two for each connection out of use, so at most `max_connections` of each.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     connections: usize,
     handshakes: usize,
     unvalidated: usize,
-    per_address: HashMap<AddressKey, usize>,
+    per_address: HashMap<AddressKey, OfAddress>,
+    /// Connections out of use, the oldest first, by their slots.
+    unused: BTreeMap<u64, u32>,
+    next_unused: u64,
+}
+
+/// The connections of one address.
+#[derive(Debug, Default)]
+struct OfAddress {
+    connections: usize,
+    /// Those out of use, the oldest first, by their slots.
+    unused: BTreeMap<u64, u32>,
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address.
@@ -70,6 +106,8 @@ pub(crate) struct Admitted {
     address: AddressKey,
     handshaking: bool,
     validated: bool,
+    /// Its place among those out of use.
+    unused: Option<u64>,
 }
 
 impl Register {
@@ -79,11 +117,7 @@ impl Register {
 
     /// Judges an Initial; `validated` when it carries a token that shows its address.
     pub(crate) fn judge(&self, bounds: &Admission, from: &SocketAddr, validated: bool) -> Verdict {
-        let of_address = self
-            .per_address
-            .get(&AddressKey::of(from))
-            .copied()
-            .unwrap_or(0);
+        let of_address = self.of_address(from);
         if !validated && self.unvalidated >= bounds.retry_above {
             return Verdict::Retry;
         }
@@ -104,16 +138,56 @@ impl Register {
         }
     }
 
+    /// The connection to close for another one from `from` that [`judge`](Self::judge) refuses: of
+    /// the address if the address has too many, else of all.
+    pub(crate) fn oldest_unused(&self, bounds: &Admission, from: &SocketAddr) -> Option<u32> {
+        let unused = if self.of_address(from) >= bounds.max_connections_per_address {
+            &self.per_address.get(&AddressKey::of(from))?.unused
+        } else {
+            &self.unused
+        };
+        unused.first_key_value().map(|(_, slot)| *slot)
+    }
+
+    fn of_address(&self, from: &SocketAddr) -> usize {
+        self.per_address
+            .get(&AddressKey::of(from))
+            .map_or(0, |of_address| of_address.connections)
+    }
+
     pub(crate) fn admit(&mut self, from: &SocketAddr, validated: bool) -> Admitted {
         let address = AddressKey::of(from);
         self.connections += 1;
         self.handshakes += 1;
         self.unvalidated += usize::from(!validated);
-        *self.per_address.entry(address).or_insert(0) += 1;
+        self.per_address.entry(address).or_default().connections += 1;
         Admitted {
             address,
             handshaking: true,
             validated,
+            unused: None,
+        }
+    }
+
+    /// The connection in `slot` went out of use, after all others that are.
+    pub(crate) fn unused(&mut self, admitted: &mut Admitted, slot: u32) {
+        if admitted.unused.is_none() {
+            let place = self.next_unused;
+            self.next_unused += 1;
+            admitted.unused = Some(place);
+            self.unused.insert(place, slot);
+            let of_address = self.per_address.entry(admitted.address).or_default();
+            of_address.unused.insert(place, slot);
+        }
+    }
+
+    /// A connection is in use.
+    pub(crate) fn used(&mut self, admitted: &mut Admitted) {
+        if let Some(place) = admitted.unused.take() {
+            self.unused.remove(&place);
+            if let Some(of_address) = self.per_address.get_mut(&admitted.address) {
+                of_address.unused.remove(&place);
+            }
         }
     }
 
@@ -126,10 +200,11 @@ impl Register {
 
     pub(crate) fn closed(&mut self, mut admitted: Admitted) {
         self.handshake_done(&mut admitted);
+        self.used(&mut admitted);
         self.connections -= 1;
         if let Entry::Occupied(mut entry) = self.per_address.entry(admitted.address) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
+            entry.get_mut().connections -= 1;
+            if entry.get().connections == 0 {
                 entry.remove();
             }
         }
@@ -145,6 +220,7 @@ mod tests {
         max_connections_per_address: 3,
         retry_above: 2,
         max_handshakes: 4,
+        unused: None,
     };
 
     fn at(address: &str) -> SocketAddr {
@@ -205,7 +281,7 @@ mod tests {
             Verdict::Refuse
         );
         admitted.into_iter().for_each(|one| register.closed(one));
-        assert!(register.per_address.is_empty());
+        assert!(register.per_address.is_empty() && register.unused.is_empty());
         assert_eq!(
             (
                 register.connections,
@@ -214,5 +290,32 @@ mod tests {
             ),
             (0, 0, 0)
         );
+    }
+
+    #[test]
+    fn the_oldest_out_of_use_makes_room() {
+        let mut register = Register::default();
+        let [one, other, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(at);
+        let places = [&one, &other, &one, &other, &one, &other];
+        let mut admitted = places.map(|from| register.admit(from, true));
+        for (slot, one) in (0..).zip(&mut admitted) {
+            register.handshake_done(one);
+            register.unused(one, slot);
+        }
+        let oldest = |register: &Register, from| register.oldest_unused(&BOUNDS, from);
+        assert_eq!(register.judge(&BOUNDS, &third, true), Verdict::Refuse);
+        assert_eq!(oldest(&register, &third), Some(0), "the table is full");
+        assert_eq!(oldest(&register, &other), Some(1), "the address is");
+        register.used(&mut admitted[0]);
+        assert_eq!(oldest(&register, &third), Some(1));
+        register.unused(&mut admitted[0], 0);
+        register.unused(&mut admitted[1], 1);
+        assert_eq!(oldest(&register, &one), Some(2), "0 is the youngest now");
+        assert_eq!(oldest(&register, &other), Some(1), "said twice");
+        admitted.iter_mut().for_each(|one| register.used(one));
+        assert_eq!(oldest(&register, &third), None);
+        assert_eq!(oldest(&register, &one), None);
+        admitted.into_iter().for_each(|one| register.closed(one));
+        assert!(register.per_address.is_empty() && register.unused.is_empty());
     }
 }

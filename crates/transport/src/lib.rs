@@ -24,7 +24,7 @@ mod tuning;
 pub use masque_http3 as http3;
 pub use quinn_proto::{self, EcnCodepoint, Transmit};
 
-pub use admission::Admission;
+pub use admission::{Admission, UnusedBounds};
 pub use cid::{CONNECTION_ID_BYTES, ShardId};
 pub use config::{MachineConfig, client_config, server_config};
 pub use congestion::Congestion;

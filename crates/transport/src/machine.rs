@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,7 @@ pub use datagrams::DatagramSendError;
 pub use query::{ConnectionStats, ExportError};
 pub use streams::OpenError;
 
-use self::conn::Conn;
+use self::conn::{Conn, Overdue};
 use crate::{
     Admission, CloseReason, ConnId, Event, MachineConfig, PathFloor, ShardId, admission::Register,
     deadlines::Deadlines, pool::PieceAllocator, tls,
@@ -73,6 +73,10 @@ pub struct MachineStats {
     pub handshakes_refused: u64,
     /// Initials left unanswered because too many handshakes were running.
     pub handshakes_ignored: u64,
+    /// Connections closed because nobody used them for too long ([`UnusedBounds`](crate::UnusedBounds)).
+    pub connections_unused: u64,
+    /// Connections closed because nobody used them and others asked for their place.
+    pub connections_evicted: u64,
     /// Answers without a connection that were dropped at their bound.
     pub responses_dropped: u64,
     /// Streams abandoned because their backlog passed its bound.
@@ -269,11 +273,18 @@ impl Machine {
             let Some(conn) = self.slots[index as usize].conn.as_mut() else {
                 continue;
             };
-            let timed_out = conn.handle_timeouts(now, self.epoch, &mut self.events);
+            let overdue = conn.handle_timeouts(now, self.epoch, &mut self.events);
             schedule(&mut self.service, &mut conn.in_service, index);
-            if timed_out {
-                let reason = CloseReason::HandshakeTimeout { heard: conn.heard };
-                self.close_locally(index, VarInt::from_u32(0), Bytes::new(), reason);
+            match overdue {
+                None => {}
+                Some(Overdue::Handshake) => {
+                    let reason = CloseReason::HandshakeTimeout { heard: conn.heard };
+                    self.close_locally(index, VarInt::from_u32(0), Bytes::new(), reason);
+                }
+                Some(Overdue::Use) => {
+                    self.stats.connections_unused += 1;
+                    self.close_unused(index, "not in use for too long");
+                }
             }
         }
     }
@@ -390,6 +401,39 @@ impl Machine {
         };
         let bytes = Bytes::copy_from_slice(reason.as_bytes());
         self.close_locally(conn.index, varint(code.0), bytes, why);
+    }
+
+    /// Says whether a connection carries what this server is for. One that does not is closed with
+    /// H3_NO_ERROR after the time of [`Admission::unused`], sooner when its place is asked for; a new
+    /// one does not. Nothing happens without such a bound, nor to a connection that we made.
+    pub fn set_in_use(&mut self, conn: ConnId, in_use: bool) {
+        let Some(bounds) = self.config.admission.unused else {
+            return;
+        };
+        let Some(found) = live(&mut self.slots, conn) else {
+            return;
+        };
+        if in_use {
+            found.use_begins(&mut self.register);
+        } else {
+            let patience = Duration::from_millis(bounds.after_use_ms.into());
+            found.use_ends(self.now + patience, &mut self.register);
+        }
+        // The deadline may be another one.
+        schedule(&mut self.service, &mut found.in_service, conn.index);
+    }
+
+    /// Closes a connection that nobody uses: "An endpoint that completes a graceful shutdown SHOULD
+    /// use the H3_NO_ERROR error code when closing the connection" (RFC 9114 §5.2). There is no
+    /// request that a GOAWAY could save.
+    fn close_unused(&mut self, index: u32, text: &'static str) {
+        let code = http3::Code::H3_NO_ERROR;
+        let reason = CloseReason::Local {
+            code,
+            reason: text.to_owned(),
+        };
+        let bytes = Bytes::from_static(text.as_bytes());
+        self.close_locally(index, varint(code.0), bytes, reason);
     }
 
     fn close_locally(&mut self, index: u32, code: VarInt, text: Bytes, reason: CloseReason) {

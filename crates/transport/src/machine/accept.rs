@@ -110,9 +110,11 @@ impl Machine {
     pub(super) fn admit(&mut self, incoming: Incoming, size: usize) {
         let remote = incoming.remote_address();
         let validated = incoming.remote_address_validated();
-        let verdict = self
-            .register
-            .judge(&self.config.admission, &remote, validated);
+        let bounds = self.config.admission;
+        let mut verdict = self.register.judge(&bounds, &remote, validated);
+        if verdict == Verdict::Refuse && self.make_room(&remote) {
+            verdict = self.register.judge(&bounds, &remote, validated);
+        }
         self.scratch.clear();
         match verdict {
             Verdict::Accept => self.accept(incoming, size, &remote, validated),
@@ -137,6 +139,17 @@ impl Machine {
                 self.endpoint.ignore(incoming);
             }
         }
+    }
+
+    /// Closes the oldest connection out of use in favour of one from `remote`; false if none is.
+    fn make_room(&mut self, remote: &SocketAddr) -> bool {
+        let bounds = self.config.admission;
+        let Some(slot) = self.register.oldest_unused(&bounds, remote) else {
+            return false;
+        };
+        self.stats.connections_evicted += 1;
+        self.close_unused(slot, "not in use, and others ask for its place");
+        true
     }
 
     fn accept(&mut self, incoming: Incoming, size: usize, remote: &SocketAddr, validated: bool) {

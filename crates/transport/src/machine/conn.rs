@@ -12,7 +12,9 @@ use quinn_proto::{Dir, StreamId as QuicStreamId};
 
 use super::{millis, query::canonical};
 use crate::{
-    ConnId, Event, PathFloor, admission::Admitted, tls::PeerCertificateError,
+    ConnId, Event, PathFloor,
+    admission::{Admitted, Register},
+    tls::PeerCertificateError,
     tuning::MIN_TUNNEL_UDP_PAYLOAD_BYTES,
 };
 
@@ -30,6 +32,14 @@ enum Phase {
     Open,
     /// Closed for the driver; QUIC keeps it until its last packets are out (RFC 9000 §10.2).
     Closed,
+}
+
+/// What a connection took too long for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Handshake,
+    /// Nobody uses it.
+    Use,
 }
 
 /// Bytes and the end of a stream that flow control does not let through yet.
@@ -95,6 +105,8 @@ pub(super) struct Conn {
     handshake_deadline: Option<Instant>,
     settle_deadline: Option<Instant>,
     early_deadline: Option<Instant>,
+    /// When it is closed unless it is used.
+    unused_deadline: Option<Instant>,
     /// When HTTP/3's clock was last set.
     http_ticked_ms: u64,
 }
@@ -141,6 +153,7 @@ impl Conn {
             handshake_deadline: Some(handshake_deadline),
             settle_deadline: None,
             early_deadline: None,
+            unused_deadline: None,
             http_ticked_ms: 0,
         }
     }
@@ -180,11 +193,32 @@ impl Conn {
     }
 
     /// The handshake is complete.
-    pub(super) fn open(&mut self, now: Instant) -> Option<&mut Admitted> {
+    pub(super) fn open(&mut self, now: Instant, register: &mut Register) {
         self.phase = Phase::Open;
         self.handshake_deadline = None;
         self.settle_deadline = Some(now + PATH_SETTLE);
-        self.admitted.as_mut()
+        if let Some(admitted) = &mut self.admitted {
+            register.handshake_done(admitted);
+        }
+    }
+
+    /// Somebody uses it, if the peer made it and it is open.
+    pub(super) fn use_begins(&mut self, register: &mut Register) {
+        if let Some(admitted) = &mut self.admitted {
+            register.used(admitted);
+            self.unused_deadline = None;
+        }
+    }
+
+    /// Nobody uses it, if the peer made it and it is open; it is closed at `deadline`, or at the
+    /// one that was set when that began.
+    pub(super) fn use_ends(&mut self, deadline: Instant, register: &mut Register) {
+        if self.is_open()
+            && let Some(admitted) = &mut self.admitted
+        {
+            register.unused(admitted, self.id.index);
+            self.unused_deadline.get_or_insert(deadline);
+        }
     }
 
     /// The driver is done with it.
@@ -198,6 +232,7 @@ impl Conn {
         self.handshake_deadline = None;
         self.settle_deadline = None;
         self.early_deadline = None;
+        self.unused_deadline = None;
         self.admitted.take()
     }
 
@@ -212,6 +247,7 @@ impl Conn {
             self.handshake_deadline,
             self.settle_deadline,
             self.early_deadline,
+            self.unused_deadline,
         ];
         ours.into_iter()
             .flatten()
@@ -219,13 +255,13 @@ impl Conn {
             .min()
     }
 
-    /// Runs due timers; true when the handshake took too long.
+    /// Runs due timers; what took too long.
     pub(super) fn handle_timeouts(
         &mut self,
         now: Instant,
         epoch: Instant,
         events: &mut VecDeque<Event>,
-    ) -> bool {
+    ) -> Option<Overdue> {
         self.quic.handle_timeout(now);
         if self.early_deadline.is_some_and(|deadline| deadline <= now) {
             self.early_deadline = None;
@@ -238,10 +274,12 @@ impl Conn {
             self.settle_deadline = None;
             self.tell_small_path(events);
         }
-        let late = self
-            .handshake_deadline
-            .is_some_and(|deadline| deadline <= now);
-        late && self.is_handshaking()
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        match self.phase {
+            Phase::Handshaking if is_due(self.handshake_deadline) => Some(Overdue::Handshake),
+            Phase::Open if is_due(self.unused_deadline) => Some(Overdue::Use),
+            _ => None,
+        }
     }
 
     /// Reads again what may have changed with the packets of this turn.

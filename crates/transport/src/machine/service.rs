@@ -1,6 +1,6 @@
 //! What a connection wants after something happened to it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use masque_http3 as http3;
@@ -55,8 +55,10 @@ impl Machine {
             match event {
                 QuicEvent::Connected => {
                     self.stats.handshakes_completed += 1;
-                    if let Some(admitted) = conn.open(self.now) {
-                        self.register.handshake_done(admitted);
+                    conn.open(self.now, &mut self.register);
+                    if let Some(bounds) = self.config.admission.unused {
+                        let patience = Duration::from_millis(bounds.after_handshake_ms.into());
+                        conn.use_ends(self.now + patience, &mut self.register);
                     }
                     conn.peer_key = tls::peer_certificate_key(&conn.quic);
                     let http = http3::Connection::new(self.role, self.http_config.clone());
