@@ -6,12 +6,15 @@
     reason = "helpers of tests: a broken assumption ends the test"
 )]
 
+use std::time::{Duration, Instant};
+
 use masque_conformance::{
-    Shape,
+    Dialer, RawClient, Shape,
     frames::{self, PATH, USUAL, capsule, connect_ip, control, frame, headers},
     with_gateway,
 };
 
+const H3_NO_ERROR: u64 = 0x100;
 const H3_STREAM_CREATION_ERROR: u64 = 0x103;
 const H3_CLOSED_CRITICAL_STREAM: u64 = 0x104;
 const H3_FRAME_UNEXPECTED: u64 = 0x105;
@@ -248,6 +251,70 @@ fn n25_a_datagram_on_a_plain_request_ends_it() {
         send.write_all(&headers(&get)).await.unwrap();
         assert_eq!(reader.reset_code().await, H3_DATAGRAM_ERROR);
     });
+}
+
+#[test]
+fn n13_who_asks_for_nothing_is_closed_without_an_error() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let (_send, mut reader, _) = client.tunnel().await;
+        let stranger = stranger(&dial).await;
+        let (_send, mut answer) = stranger.request(&get("/")).await;
+        assert_eq!(answer.status().await, 404, "as any web server would");
+        // Ten seconds after its handshake, whatever it asks meanwhile.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (_send, mut answer) = stranger.request(&get("/")).await;
+        assert_eq!(answer.status().await, 404);
+        assert_eq!(stranger.close_code().await, H3_NO_ERROR);
+        let quiet = tokio::time::timeout(Duration::from_secs(2), reader.frame());
+        assert!(quiet.await.is_err(), "the tunnel is still open");
+        assert_eq!(client.connection.close_reason(), None);
+    });
+}
+
+/// The connections of one address (the gateway's default).
+const PLACES_OF_AN_ADDRESS: usize = 2_000;
+
+#[test]
+fn n13_strangers_that_hold_every_place_keep_no_client_out() {
+    with_gateway(|dial| async move {
+        let first = stranger(&dial).await;
+        let start = Instant::now();
+        let mut strangers = Vec::new();
+        while strangers.len() < PLACES_OF_AN_ADDRESS {
+            let batch: Vec<_> = (0..50).map(|_| dial.reconnect(&first)).collect();
+            for connecting in batch {
+                strangers.push(connecting.await.expect("a handshake"));
+            }
+        }
+        let filled = start.elapsed();
+        dial.ready().await.tunnel().await;
+        let closed = |connection: &&quinn::Connection| connection.close_reason().is_some();
+        let gone = strangers.iter().filter(closed).count();
+        println!("filled in {filled:?}; {gone} strangers are gone");
+    });
+}
+
+/// A connection of somebody without a key.
+async fn stranger(dial: &Dialer) -> RawClient {
+    let mut client = dial
+        .connect(Shape {
+            datagrams: true,
+            certificate: false,
+        })
+        .await;
+    client.open_control(&control(&USUAL)).await;
+    client
+}
+
+/// A request for a page.
+fn get(path: &str) -> Vec<u8> {
+    headers(&[
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "192.0.2.1:4433"),
+        (":path", path),
+    ])
 }
 
 #[test]

@@ -65,6 +65,8 @@ impl ShardFigures {
         sum.handshakes_retried += other.handshakes_retried;
         sum.handshakes_refused += other.handshakes_refused;
         sum.handshakes_ignored += other.handshakes_ignored;
+        sum.connections_unused += other.connections_unused;
+        sum.connections_evicted += other.connections_evicted;
         sum.responses_dropped += other.responses_dropped;
         sum.streams_overrun += other.streams_overrun;
     }
@@ -104,6 +106,8 @@ impl ShardFigures {
             ("handshake_retried", self.machine.handshakes_retried),
             ("handshake_refused", self.machine.handshakes_refused),
             ("handshake_ignored", self.machine.handshakes_ignored),
+            ("connection_unused", self.machine.connections_unused),
+            ("connection_evicted", self.machine.connections_evicted),
             ("response_dropped", self.machine.responses_dropped),
             ("stream_overrun", self.machine.streams_overrun),
         ]

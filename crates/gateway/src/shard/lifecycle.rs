@@ -68,6 +68,7 @@ impl Shard {
             since: at,
             mtu_bytes,
         });
+        self.tell_use(key);
         self.pump_tunnel(key, now);
     }
 
@@ -166,6 +167,20 @@ impl Shard {
         );
         self.control
             .release(now, tunnel.grant.attachment, session, reason);
+        self.tell_use(key);
+    }
+
+    /// Tells the machine whether a connection is in use: it has a tunnel, or one that waits for its
+    /// target's addresses.
+    pub(super) fn tell_use(&mut self, TunnelKey { port, conn, .. }: TunnelKey) {
+        let in_use = !self.tunnels.keys_of(port, conn).is_empty()
+            || self
+                .resolving
+                .keys()
+                .any(|key| key.port == port && key.conn == conn);
+        if let Some(port) = self.ports.iter_mut().find(|p| p.number() == port) {
+            port.machine.set_in_use(conn, in_use);
+        }
     }
 
     /// The registry ended a session of this shard.

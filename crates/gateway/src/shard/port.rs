@@ -38,6 +38,8 @@ impl Port {
     pub(crate) fn new(setup: PortSetup, now: Instant) -> Self {
         let mut config = setup.machine;
         config.max_gso_segments = setup.socket.max_gso_segments();
+        // A shard tells which connections have tunnels.
+        config.admission.unused.get_or_insert_default();
         let http = http3::Config::default();
         let machine = Machine::server(config, setup.server, http, setup.shard, now);
         Self {

@@ -140,6 +140,7 @@ impl Shard {
                 let key = key(stream);
                 if self.resolving.remove(&key).is_some() {
                     self.reset_stream(key, Code::H3_REQUEST_CANCELLED);
+                    self.tell_use(key);
                 }
                 if let Some(tunnel) = self.tunnels.at(key) {
                     tunnel.protocol.handle_finished();
@@ -149,6 +150,7 @@ impl Shard {
             http3::Event::Reset { stream, .. } => {
                 self.resolving.remove(&key(stream));
                 self.drop_tunnel(key(stream), EndReason::ClientClosed, now);
+                self.tell_use(key(stream));
             }
             http3::Event::Settings(_)
             | http3::Event::Response { .. }
@@ -198,6 +200,7 @@ impl Shard {
     ) {
         // The client may have given up meanwhile.
         let Some(waiting) = self.resolving.remove(&key) else {
+            self.tell_use(key);
             return;
         };
         let Some(index) = self.ports.iter().position(|p| p.number() == key.port) else {
@@ -220,6 +223,7 @@ impl Shard {
             }
         };
         self.carry_out(index, key, decision, at);
+        self.tell_use(key);
     }
 
     /// Who asks; a stranger learns no more than a plain web server without that page would tell.
@@ -390,6 +394,7 @@ impl Shard {
             return;
         }
         self.resolving.insert(key, waiting);
+        self.tell_use(key);
         self.control.resolve(name, self.id, key);
     }
 
