@@ -15,6 +15,7 @@ use masque_conformance::{
 };
 
 const H3_NO_ERROR: u64 = 0x100;
+const H3_REQUEST_CANCELLED: u64 = 0x10c;
 const H3_STREAM_CREATION_ERROR: u64 = 0x103;
 const H3_CLOSED_CRITICAL_STREAM: u64 = 0x104;
 const H3_FRAME_UNEXPECTED: u64 = 0x105;
@@ -250,6 +251,43 @@ fn n25_a_datagram_on_a_plain_request_ends_it() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         send.write_all(&headers(&get)).await.unwrap();
         assert_eq!(reader.reset_code().await, H3_DATAGRAM_ERROR);
+    });
+}
+
+/// The settings of a client that takes no HTTP Datagrams, though its QUIC does.
+const WITHOUT_DATAGRAMS: [&[(u64, u64)]; 2] = [&[(0x6, 16_384)], &[(0x33, 0)]];
+
+#[test]
+fn n26_settings_without_datagrams_get_no_tunnel() {
+    with_gateway(|dial| async move {
+        for settings in WITHOUT_DATAGRAMS {
+            let mut client = dial.connect(Shape::default()).await;
+            client.open_control(&control(settings)).await;
+            // An answer to what was sent after them says that the gateway has read them.
+            let (_send, mut reader) = client.request(&get("/")).await;
+            assert_eq!(reader.status().await, 404);
+            for _ in 0..2 {
+                let (_send, mut reader) = client.request(&connect_ip(PATH)).await;
+                let head = reader.head().await;
+                assert_eq!(frames::status(&head), 400, "{settings:x?}");
+                let why = frames::field(&head, "proxy-status").expect("it says why");
+                assert!(why.contains("datagram"), "{why}");
+            }
+        }
+    });
+}
+
+#[test]
+fn n26_settings_that_come_late_without_datagrams_end_the_tunnel() {
+    with_gateway(|dial| async move {
+        for settings in WITHOUT_DATAGRAMS {
+            let mut client = dial.connect(Shape::default()).await;
+            let (_send, mut reader, _) = client.tunnel().await;
+            client.open_control(&control(settings)).await;
+            assert_eq!(reader.reset_code().await, H3_REQUEST_CANCELLED);
+            let (_send, mut reader) = client.request(&connect_ip(PATH)).await;
+            assert_eq!(reader.status().await, 400);
+        }
     });
 }
 

@@ -144,6 +144,8 @@ pub enum EndReason {
     ProtocolError,
     /// The path does not carry the smallest IPv6 packet (RFC 9484 §7.2).
     MtuTooLow,
+    /// The client's SETTINGS came after its request, and take no HTTP Datagrams (RFC 9297 §2.1.1).
+    NoDatagrams,
     /// Newer sessions of the attachment took its place.
     Replaced,
     /// The attachment was removed, or has another key.
@@ -164,12 +166,13 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::ConnectionLost,
         Self::IdleTimeout,
         Self::ProtocolError,
         Self::MtuTooLow,
+        Self::NoDatagrams,
         Self::Replaced,
         Self::AttachmentRemoved,
         Self::Suspended,
@@ -189,6 +192,7 @@ impl EndReason {
             Self::IdleTimeout => "idle_timeout",
             Self::ProtocolError => "protocol_error",
             Self::MtuTooLow => "mtu_too_low",
+            Self::NoDatagrams => "no_datagrams",
             Self::Replaced => "replaced",
             Self::AttachmentRemoved => "attachment_removed",
             Self::Suspended => "suspended",

@@ -138,7 +138,7 @@ impl Shard {
     pub(super) fn abort_tunnel(&mut self, key: TunnelKey, reason: EndReason, now: Now) {
         let code = match reason {
             EndReason::ProtocolError => Code::H3_MESSAGE_ERROR,
-            EndReason::MtuTooLow => Code::H3_REQUEST_CANCELLED,
+            EndReason::MtuTooLow | EndReason::NoDatagrams => Code::H3_REQUEST_CANCELLED,
             _ => Code::H3_NO_ERROR,
         };
         self.reset_stream(key, code);

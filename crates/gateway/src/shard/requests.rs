@@ -152,10 +152,40 @@ impl Shard {
                 self.drop_tunnel(key(stream), EndReason::ClientClosed, now);
                 self.tell_use(key(stream));
             }
-            http3::Event::Settings(_)
-            | http3::Event::Response { .. }
-            | http3::Event::GoAway { .. } => {}
+            http3::Event::Settings(_) => {
+                if self.refuses_datagrams(index, conn) {
+                    for key in self.tunnels.keys_of(port, conn) {
+                        self.abort_tunnel(key, EndReason::NoDatagrams, now);
+                    }
+                }
+            }
+            http3::Event::Response { .. } | http3::Event::GoAway { .. } => {}
         }
+    }
+
+    /// Whether a client's SETTINGS came and take no HTTP Datagrams: "QUIC DATAGRAM frames MUST NOT be
+    /// sent until the SETTINGS_H3_DATAGRAM setting has been both sent and received with a value of 1"
+    /// (RFC 9297 §2.1.1).
+    fn refuses_datagrams(&self, index: usize, conn: ConnId) -> bool {
+        let http = self.ports[index].machine.http_ref(conn);
+        http.and_then(http3::Connection::peer_takes_datagrams) == Some(false)
+    }
+
+    /// What a datagram may hold, if gateway and connection can carry a tunnel, as far as is known.
+    fn room_bytes(&self, index: usize, key: TunnelKey) -> Result<usize, Decision> {
+        if self.drain != Drain::No {
+            let details = "the gateway is shutting down; connect again";
+            let error = ProxyError::ProxyInternalError;
+            return Err(refuse(503, error, details, "draining"));
+        }
+        let machine = &self.ports[index].machine;
+        let room = machine.max_datagram_payload(key.conn, key.stream);
+        let Some(room) = room.filter(|_| !self.refuses_datagrams(index, key.conn)) else {
+            let details = "the tunnel needs QUIC datagrams (RFC 9221), which the client lacks";
+            let error = ProxyError::HttpRequestError;
+            return Err(refuse(400, error, details, "no_datagrams"));
+        };
+        Ok(room)
     }
 
     fn handle_request(
@@ -297,16 +327,9 @@ impl Shard {
                 return refuse(400, ProxyError::HttpRequestError, &details, "malformed");
             }
         };
-        if self.drain != Drain::No {
-            let details = "the gateway is shutting down; connect again";
-            return refuse(503, ProxyError::ProxyInternalError, details, "draining");
-        }
-        let Some(room) = self.ports[index]
-            .machine
-            .max_datagram_payload(key.conn, key.stream)
-        else {
-            let details = "the tunnel needs QUIC datagrams (RFC 9221), which the client lacks";
-            return refuse(400, ProxyError::HttpRequestError, details, "no_datagrams");
+        let room = match self.room_bytes(index, key) {
+            Ok(room) => room,
+            Err(refused) => return refused,
         };
         let targets = match (&scope.target, resolved) {
             (Target::Host(name), None) => return Decision::Resolve(name.clone()),
