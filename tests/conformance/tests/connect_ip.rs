@@ -9,7 +9,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use masque_conformance::{
-    RawClient, Shape,
+    Dialer, RawClient, Shape,
     frames::{self, PATH, USUAL, capsule, connect_ip, control},
     with_gateway,
 };
@@ -19,6 +19,7 @@ use masque_packet::{
 };
 use masque_protocol::{Capsule, CapsuleDecoder};
 
+const H3_INTERNAL_ERROR: u64 = 0x102;
 const H3_MESSAGE_ERROR: u64 = 0x10e;
 
 /// Capsule types (RFC 9484 §4.7).
@@ -318,5 +319,76 @@ fn n66_strangers_see_no_tunnel() {
             assert_eq!(frames::status(&head), 404, "{path}");
             assert_eq!(head, nothing, "{path}");
         }
+    });
+}
+
+/// A client that takes field sections of so many bytes (RFC 9114 §4.2.2), which the gateway knows.
+async fn with_limit(dial: &Dialer, limit_bytes: u64) -> RawClient {
+    let mut client = dial.connect(Shape::default()).await;
+    let settings = [(0x33, 1), (0x6, limit_bytes)];
+    client.open_control(&control(&settings)).await;
+    // An answer of any kind to what was sent after them says that the settings were read.
+    let unknown = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "192.0.2.1:4433"),
+        (":path", "/"),
+    ];
+    let (_send, mut reader) = client.request(&frames::headers(&unknown)).await;
+    let _answer = reader.frame().await;
+    client
+}
+
+#[test]
+fn n12_answers_shrink_to_what_the_client_takes() {
+    with_gateway(|dial| async move {
+        // :status has 42 bytes as a limit counts them, capsule-protocol 50, x-datum-ip-mtu as many.
+        let client = with_limit(&dial, 100).await;
+        let (_send, mut reader) = client.request(&connect_ip(PATH)).await;
+        let head = reader.head().await;
+        assert_eq!(frames::status(&head), 200);
+        assert_eq!(frames::field(&head, "x-datum-ip-mtu"), None);
+        assert!(frames::field(&head, "capsule-protocol").is_some());
+        let malformed = "/vpc/production-vpc/masque/ip/x%/*/";
+        let (_send, mut reader) = client.request(&connect_ip(malformed)).await;
+        let head = reader.head().await;
+        assert_eq!(frames::status(&head), 400);
+        assert_eq!(frames::field(&head, "proxy-status"), None);
+        // To one that takes no answer at all, the end of the stream is the answer.
+        let client = with_limit(&dial, 41).await;
+        for path in [malformed, PATH] {
+            let (_send, mut reader) = client.request(&connect_ip(path)).await;
+            assert_eq!(reader.reset_code().await, H3_INTERNAL_ERROR);
+        }
+    });
+}
+
+/// Tunnels of an attachment at one time, unless its manifest says otherwise.
+const SESSIONS_OF_AN_ATTACHMENT: u8 = 4;
+
+#[test]
+fn n12_a_tunnel_that_cannot_be_answered_displaces_none() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        let mut tunnels = Vec::new();
+        for _ in 0..SESSIONS_OF_AN_ATTACHMENT {
+            tunnels.push(client.tunnel().await);
+        }
+        let small = with_limit(&dial, 60).await;
+        let (_send, mut refused) = small.request(&connect_ip(PATH)).await;
+        assert_eq!(refused.reset_code().await, H3_INTERNAL_ERROR);
+        // The newest still carries the traffic, and the oldest was not ended for its place.
+        let newest = SESSIONS_OF_AN_ATTACHMENT - 1;
+        let (ipv4, _) = addresses(&tunnels[usize::from(newest)].2);
+        let ping = build_icmp_echo(ipv4, "10.0.1.10".parse().unwrap(), 7, 1, b"still");
+        let datagram = [&[newest, 0][..], &ping].concat();
+        client.connection.send_datagram(datagram.into()).unwrap();
+        let answer =
+            tokio::time::timeout(Duration::from_secs(5), client.connection.read_datagram());
+        let answer = answer.await.expect("a packet in time").unwrap();
+        assert_eq!((answer[0], answer[22]), (newest, 0), "an echo reply");
+        let oldest = &mut tunnels[0].1;
+        let quiet = tokio::time::timeout(Duration::from_millis(300), oldest.frame());
+        assert!(quiet.await.is_err(), "the oldest tunnel is still open");
     });
 }

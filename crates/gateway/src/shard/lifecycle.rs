@@ -32,11 +32,14 @@ impl Shard {
             .machine
             .http(key.conn)
             .is_some_and(|http| {
+                let whole = http.takes_response(&head);
+                let head = if whole { head } else { request::ok_response() };
                 let sent = http.send_response(key.stream, &head, false).is_ok();
                 http.accept_datagrams(key.stream);
                 sent
             });
         if !accepted {
+            self.reset_stream(key, Code::H3_INTERNAL_ERROR);
             self.control
                 .release(now, grant.attachment, session, EndReason::ConnectionLost);
             return;

@@ -46,6 +46,8 @@ enum Decision {
     Accept(Box<(Grant, Origin)>),
     /// This answer; the label counts it.
     Refuse(ResponseHead, &'static str),
+    /// Not even 200 fits in the client's SETTINGS_MAX_FIELD_SECTION_SIZE; the label counts it.
+    Abort(&'static str),
     /// The name is resolved first (RFC 9484 §4.1).
     Resolve(String),
 }
@@ -185,6 +187,11 @@ impl Shard {
             let error = ProxyError::HttpRequestError;
             return Err(refuse(400, error, details, "no_datagrams"));
         };
+        // Asked before the session begins: it would take the place of the attachment's present one.
+        let http = machine.http_ref(key.conn);
+        if !http.is_some_and(|http| http.takes_response(&request::ok_response())) {
+            return Err(Decision::Abort("answer_too_large"));
+        }
         Ok(room)
     }
 
@@ -429,14 +436,29 @@ impl Shard {
             }
             Decision::Refuse(head, label) => {
                 self.figures.count_request(label);
-                if let Some(http) = self.ports[index].machine.http(key.conn)
-                    && let Err(error) = http.send_response(key.stream, &head, true)
-                {
-                    tracing::debug!(%error, "a refusal could not be sent");
-                }
+                self.send_refusal(index, key, head);
+            }
+            Decision::Abort(label) => {
+                self.figures.count_request(label);
+                self.reset_stream(key, Code::H3_INTERNAL_ERROR);
             }
             // A name is resolved once; its addresses come with the second decision.
             Decision::Resolve(_) => {}
+        }
+    }
+
+    /// Sends a refusal; its status alone to a client that takes no more (RFC 9114 §4.2.2), and none
+    /// to one that does not take that either: its request must not hang.
+    fn send_refusal(&mut self, index: usize, key: TunnelKey, mut head: ResponseHead) {
+        let Some(http) = self.ports[index].machine.http(key.conn) else {
+            return;
+        };
+        if !http.takes_response(&head) {
+            head.fields.clear();
+        }
+        if let Err(error) = http.send_response(key.stream, &head, true) {
+            tracing::debug!(%error, "a refusal could not be sent");
+            http.abort(key.stream, Code::H3_INTERNAL_ERROR);
         }
     }
 }
