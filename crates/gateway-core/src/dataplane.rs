@@ -4,6 +4,7 @@ mod answer;
 mod checks;
 mod client;
 mod directory;
+mod fit;
 mod flows;
 mod idle;
 mod slot;
@@ -108,6 +109,9 @@ pub enum ClientVerdict {
         vpc: VpcIndex,
         /// What it is.
         header: IpHeader,
+        /// Set if the fabric does not carry it whole: no fragment of it may be longer, in bytes; see
+        /// [`fragments`](masque_packet::fragment::fragments).
+        fragment_to_bytes: Option<u16>,
     },
     /// It goes nowhere; the first bytes of the reply buffer are a packet for this client.
     Reply {
@@ -130,6 +134,9 @@ pub enum VpcVerdict {
         slot: SlotId,
         /// What it is.
         header: IpHeader,
+        /// Set if the tunnel does not carry it, or its segments, whole: no fragment may be longer, in
+        /// bytes; see [`fragments`](masque_packet::fragment::fragments).
+        fragment_to_bytes: Option<u16>,
     },
     /// Its session is on another shard, which must judge it by
     /// [`from_vpc_handed_over`](Dataplane::from_vpc_handed_over). Nothing was changed or counted.

@@ -109,9 +109,9 @@ reasons! {
     /// More than the session's MTU; the sender was told.
     PacketTooBig = "packet_too_big",
         "The packet is longer than the MTU of the tunnel; the sender is told by ICMP.";
-    /// IPv4 without Don't Fragment that does not fit.
+    /// IPv4 without Don't Fragment that does not fit and cannot be fragmented.
     FragmentationNeeded = "fragmentation_needed",
-        "The IPv4 packet may be fragmented but the gateway does not; set the route's MTU.";
+        "The IPv4 packet is too long for the MTU and cannot be fragmented as RFC 791 has it.";
     /// Above `bitsPerSecond`.
     RateLimited = "rate_limited", "The attachment is over its limits.bitsPerSecond.";
     /// No session has the destination.

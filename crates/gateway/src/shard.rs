@@ -6,6 +6,7 @@
 
 mod datapath;
 mod figures;
+mod fragmented;
 mod lifecycle;
 mod port;
 mod requests;

@@ -2,7 +2,8 @@
 //!
 //! - [`ip`] validates a packet once and describes it; [`flow`] and [`icmp`] read what is above IP.
 //! - [`edit`] changes a packet in place; [`icmp`] writes errors and echo replies.
-//! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them.
+//! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them; [`mod@fragment`] cuts
+//!   an IPv4 packet that is too long for a link.
 //! - [`checksum`] is the arithmetic under all of these; [`build`] makes packets for tests and probes.
 //!
 //! Nothing here reads a clock, a socket or a random source, and nothing but [`build`] and
@@ -12,6 +13,7 @@ pub mod build;
 pub mod checksum;
 pub mod edit;
 pub mod flow;
+pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod merge;

@@ -9,6 +9,7 @@ use masque_tun::{READ_BUFFER_BYTES, TunError, Written};
 use super::{
     Shard,
     figures::ShardFigures,
+    fragmented::{collect_fragments, send_fragments},
     port::Port,
     tunnels::{Tunnel, TunnelKey, Tunnels},
     vpc_port::VpcPort,
@@ -17,7 +18,7 @@ use super::{
 use crate::{command::HandedPacket, mailbox::Mailbox};
 
 /// RFC 9484 §6: Context ID 0 means that an IP packet follows.
-const CONTEXT: [u8; 1] = [0];
+pub(super) const CONTEXT: [u8; 1] = [0];
 
 /// Datagrams taken from one port's connections a turn.
 const DATAGRAMS_A_TURN: usize = 1024;
@@ -29,19 +30,25 @@ const HANDED_A_TURN: usize = 64;
 /// their requests.
 const REPLY_BYTES: usize = 65_536;
 
+/// The longest IP packet.
+const PACKET_BYTES: usize = 65_536;
+
 /// Buffers that every packet of the shard passes, one after the other.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     read: Box<[u8]>,
     reply: Box<[u8]>,
+    /// A packet that is to be fragmented.
+    whole: Box<[u8]>,
 }
 
 impl Scratch {
-    /// Two buffers; nothing else is allocated.
+    /// Three buffers; nothing else is allocated.
     pub(crate) fn new() -> Self {
         Self {
             read: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             reply: vec![0; REPLY_BYTES].into_boxed_slice(),
+            whole: vec![0; PACKET_BYTES].into_boxed_slice(),
         }
     }
 }
@@ -67,6 +74,7 @@ impl Shard {
                         plane: &mut self.plane,
                         vpcs: &mut self.vpcs,
                         reply: &mut self.scratch.reply,
+                        whole: &mut self.scratch.whole,
                     };
                     if let Some(answer) = inward.packet(tunnel, &packet, now) {
                         send_packet(port, key, answer, &mut self.figures);
@@ -96,6 +104,7 @@ impl Shard {
             plane: &mut self.plane,
             vpcs: &mut self.vpcs,
             reply: &mut self.scratch.reply,
+            whole: &mut self.scratch.whole,
         };
         if let Some(answer) = inward.packet(tunnel, packet, now)
             && let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port)
@@ -178,6 +187,7 @@ impl Shard {
         let reply = &mut self.scratch.reply;
         let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
         let mut outward = Outward {
+            whole: &mut self.scratch.whole,
             tunnels: &self.tunnels,
             ports: &mut self.ports,
             peers: &self.peers,
@@ -195,23 +205,28 @@ impl Shard {
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
             };
-            let Some(vpc) = self.vpcs.get_mut(&handed.vpc) else {
-                continue;
-            };
-            let reply = &mut self.scratch.reply;
-            let (bytes, gso) = (&mut handed.bytes, &handed.gso);
-            let verdict = self
-                .plane
-                .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
-            let mut outward = Outward {
-                tunnels: &self.tunnels,
-                ports: &mut self.ports,
-                peers: &self.peers,
-                figures: &mut self.figures,
-            };
-            outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
+            self.handed_packet(&mut handed, now);
         }
         true
+    }
+
+    fn handed_packet(&mut self, handed: &mut HandedPacket, now: Now) {
+        let Some(vpc) = self.vpcs.get(&handed.vpc) else {
+            return;
+        };
+        let reply = &mut self.scratch.reply;
+        let (bytes, gso) = (&mut handed.bytes, &handed.gso);
+        let verdict = self
+            .plane
+            .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
+        let mut outward = Outward {
+            whole: &mut self.scratch.whole,
+            tunnels: &self.tunnels,
+            ports: &mut self.ports,
+            peers: &self.peers,
+            figures: &mut self.figures,
+        };
+        outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
     }
 }
 
@@ -220,6 +235,7 @@ struct Inward<'a> {
     plane: &'a mut Dataplane,
     vpcs: &'a mut BTreeMap<VpcIndex, VpcPort>,
     reply: &'a mut [u8],
+    whole: &'a mut [u8],
 }
 
 impl Inward<'_> {
@@ -228,6 +244,15 @@ impl Inward<'_> {
         let vpc = self.vpcs.get_mut(&tunnel.grant.index)?;
         let staged = vpc.writer.stage(&vpc.queue, packet)?;
         match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
+            ClientVerdict::Forward {
+                fragment_to_bytes: Some(mtu_bytes),
+                ..
+            } => {
+                let whole = &mut self.whole[..staged.len()];
+                whole.copy_from_slice(staged);
+                collect_fragments(vpc, whole, mtu_bytes, self.reply);
+                None
+            }
             ClientVerdict::Forward { header, .. } => {
                 vpc.writer.commit(&vpc.queue, &header);
                 None
@@ -240,6 +265,7 @@ impl Inward<'_> {
 
 /// What a packet of a VPC needs.
 struct Outward<'a> {
+    whole: &'a mut [u8],
     tunnels: &'a Tunnels,
     ports: &'a mut [Port],
     peers: &'a [Arc<Mailbox>],
@@ -258,7 +284,11 @@ impl Outward<'_> {
         reply: &[u8],
     ) {
         match verdict {
-            VpcVerdict::ToSession { slot, .. } => {
+            VpcVerdict::ToSession {
+                slot,
+                fragment_to_bytes,
+                ..
+            } => {
                 let Some(tunnel) = self.tunnels.by_slot(slot) else {
                     return;
                 };
@@ -266,8 +296,15 @@ impl Outward<'_> {
                     .ports
                     .iter_mut()
                     .find(|p| p.number() == tunnel.key.port);
-                if let Some(port) = port {
-                    send_segments(port, tunnel.key, packet, gso, self.figures);
+                match (port, fragment_to_bytes) {
+                    (None, _) => {}
+                    (Some(port), None) => {
+                        send_segments(port, tunnel.key, packet, gso, self.figures);
+                    }
+                    (Some(port), Some(mtu)) => {
+                        let packet = (packet, gso);
+                        send_fragments(port, tunnel.key, packet, mtu, self.whole, self.figures);
+                    }
                 }
             }
             VpcVerdict::HandOver { shard } => {
