@@ -187,7 +187,8 @@ pub struct FlowGauge {
 /// direction `FromVpc`.
 ///
 /// Fragments: the first one is judged with its ports, and later ones pass if it did, for 30
-/// seconds; a later fragment that arrives before the first is dropped.
+/// seconds, and do not reach into it; a later fragment that arrives before the first is dropped.
+/// IPv4 packets without Don't Fragment that are too long are to be fragmented, all others answered.
 #[derive(Debug)]
 pub struct Dataplane {
     config: DataplaneConfig,

@@ -53,6 +53,9 @@ reasons! {
     /// The IPv6 extension headers are cut off or too many.
     ExtensionChain = "extension_chain",
         "The IPv6 extension headers are cut off or more than the gateway reads.";
+    /// A first fragment that ends within the header that the rules look at.
+    TinyFragment = "tiny_fragment",
+        "The first fragment ends within the upper-layer header, which the rules must see.";
     /// The session is gone.
     UnknownSession = "unknown_session", "The session has ended; connect again.";
     /// A newer session of the same attachment carries the traffic.
@@ -104,6 +107,9 @@ reasons! {
     /// A later fragment whose first one did not pass.
     FragmentUnmatched = "fragment_unmatched",
         "The fragment belongs to no first fragment that passed in the last 30 seconds.";
+    /// A later fragment that would overwrite the first one.
+    FragmentOverlap = "fragment_overlap",
+        "The fragment overlaps the first one of its packet, whose headers were judged.";
     /// The hop limit is used up.
     HopLimitExceeded = "hop_limit_exceeded", "The hop limit is used up.";
     /// More than the session's MTU; the sender was told.
@@ -140,6 +146,7 @@ impl From<PacketError> for DropReason {
             PacketError::BadChecksum => Self::BadChecksum,
             PacketError::BadHeaderLength => Self::BadHeaderLength,
             PacketError::ExtensionChain => Self::ExtensionChain,
+            PacketError::TinyFragment => Self::TinyFragment,
         }
     }
 }
