@@ -341,6 +341,13 @@ impl Dataplane {
             .map(|vpc| &vpc.counters)
     }
 
+    /// Counts a packet of [`VpcVerdict::HandOver`] that the other shard could not take.
+    pub fn count_lost_hand_over(&mut self, vpc: VpcIndex) {
+        let state = self.vpcs.get_mut(vpc.0 as usize).and_then(Option::as_mut);
+        let counters = state.map_or(&mut self.strays, |state| &mut state.counters);
+        counters.dropped_to_client[DropReason::HandOverFull.index()] += 1;
+    }
+
     /// Drops of packets that belong to no session or VPC that the shard knows.
     #[must_use]
     pub fn stray_counters(&self) -> &Counters {

@@ -122,6 +122,9 @@ reasons! {
     RateLimited = "rate_limited", "The attachment is over its limits.bitsPerSecond.";
     /// No session has the destination.
     NoSession = "no_session", "No connected session has this address.";
+    /// For a session of another packet thread, where the VPC has too many waiting.
+    HandOverFull = "hand_over_full",
+        "Too many packets of this VPC wait for another packet thread; new flows come too fast.";
     /// A packet from the VPC whose source the session has no route to.
     SourceOutsideRoutes = "source_outside_routes",
         "The source in the VPC is outside the routes of the attachment.";

@@ -187,6 +187,7 @@ impl Shard {
         let reply = &mut self.scratch.reply;
         let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
         let mut outward = Outward {
+            plane: &mut self.plane,
             whole: &mut self.scratch.whole,
             tunnels: &self.tunnels,
             ports: &mut self.ports,
@@ -206,6 +207,7 @@ impl Shard {
                 return false;
             };
             self.handed_packet(&mut handed, now);
+            self.mailbox.recycle(handed);
         }
         true
     }
@@ -220,6 +222,7 @@ impl Shard {
             .plane
             .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
         let mut outward = Outward {
+            plane: &mut self.plane,
             whole: &mut self.scratch.whole,
             tunnels: &self.tunnels,
             ports: &mut self.ports,
@@ -265,6 +268,7 @@ impl Inward<'_> {
 
 /// What a packet of a VPC needs.
 struct Outward<'a> {
+    plane: &'a mut Dataplane,
     whole: &'a mut [u8],
     tunnels: &'a Tunnels,
     ports: &'a mut [Port],
@@ -308,16 +312,12 @@ impl Outward<'_> {
                 }
             }
             VpcVerdict::HandOver { shard } => {
-                let handed = HandedPacket {
-                    vpc: index,
-                    gso: *gso,
-                    bytes: packet.to_vec(),
-                };
                 let peer = self.peers.get(usize::from(shard));
-                if peer.is_some_and(|peer| peer.hand_over(handed)) {
+                if peer.is_some_and(|peer| peer.hand_over(index, gso, packet)) {
                     self.figures.handovers += 1;
                 } else {
                     self.figures.handovers_lost += 1;
+                    self.plane.count_lost_hand_over(index);
                 }
             }
             VpcVerdict::Reply { len_bytes, .. } => {
