@@ -7,6 +7,7 @@ mod directory;
 mod fit;
 mod flows;
 mod idle;
+mod moved;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::registry::Grant;
 use crate::tables::Tables;
 use answer::IcmpBuckets;
 use directory::{Directory, Owner};
+pub use moved::MovedFlows;
 use slot::Slot;
 
 /// Who takes one from the hop limit: RFC 9484 §7.2 wants it done once per direction.
@@ -173,7 +175,8 @@ pub struct FlowGauge {
 ///   [`attach_elsewhere`](Self::attach_elsewhere) on the others; [`update`](Self::update) on all;
 ///   and at its end [`detach`](Self::detach), or [`forget`](Self::forget) on the others. The order
 ///   between different sessions does not matter. Of an attachment's sessions the newest carries the
-///   traffic, without being told.
+///   traffic, without being told. Where one of these gives [`MovedFlows`], they are sent to their
+///   shard, for [`accept_flows`](Self::accept_flows).
 /// - [`set_tables`](Self::set_tables) comes before the first `attach` of a VPC that the tables add.
 /// - [`from_client`](Self::from_client) and [`from_vpc`](Self::from_vpc) judge one packet each.
 ///   They neither allocate nor lock. `reply` should have room for
@@ -270,9 +273,10 @@ impl Dataplane {
         self.insert_slot(now, grant, mtu_bytes)
     }
 
-    /// Takes note of a session that another shard carries.
-    pub fn attach_elsewhere(&mut self, grant: &Grant) {
-        self.claim_elsewhere(grant);
+    /// Takes note of a session that another shard carries. `Some` if it takes over from one of this
+    /// shard: its flows follow it.
+    pub fn attach_elsewhere(&mut self, grant: &Grant) -> Option<MovedFlows> {
+        self.claim_elsewhere(grant)
     }
 
     /// Takes note of a grant that has changed, of this shard or another one.
@@ -280,14 +284,16 @@ impl Dataplane {
         self.update_grant(now, grant);
     }
 
-    /// Gives up a session of this shard.
-    pub fn detach(&mut self, slot: SlotId) {
-        self.remove_slot(slot);
+    /// Gives up a session of this shard. `Some` if an older one of another shard carries the traffic
+    /// again: the flows go back to it. Send them after that shard has been told to
+    /// [`forget`](Self::forget) this session.
+    pub fn detach(&mut self, slot: SlotId) -> Option<MovedFlows> {
+        self.remove_slot(slot)
     }
 
-    /// Gives up a session of another shard.
-    pub fn forget(&mut self, attachment: AttachmentId, session: SessionId) {
-        self.unclaim(attachment, session);
+    /// Gives up a session of another shard. `Some` as for [`detach`](Self::detach).
+    pub fn forget(&mut self, attachment: AttachmentId, session: SessionId) -> Option<MovedFlows> {
+        self.unclaim(attachment, session)
     }
 
     /// Sets the longest IP packet that a session's tunnel carries. Call it whenever the path or

@@ -11,4 +11,4 @@ mod tests;
 
 pub(crate) use fragment::{Follows, FragmentRing, Piece};
 pub(crate) use state::{FlowState, TcpFlags};
-pub(crate) use table::{FlowId, FlowTable, Judged};
+pub(crate) use table::{Flow, FlowId, FlowTable, Judged};

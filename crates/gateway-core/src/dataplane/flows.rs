@@ -130,7 +130,8 @@ impl Gate<'_> {
         let judged = self.judge(direction, &key)?;
         let mut state = FlowState::new(key.protocol, direction);
         state.see(direction, flags);
-        self.flows.insert(self.now.mono_ms, id, judged, state);
+        // No place is no error: the next packet is judged as this one was.
+        let _at = self.flows.insert(self.now.mono_ms, id, judged, state);
         Ok(Pass {
             opened: true,
             audit_denied: judged.audit_denied,
