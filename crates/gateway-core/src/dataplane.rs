@@ -4,8 +4,10 @@ mod answer;
 mod checks;
 mod client;
 mod directory;
+mod fit;
 mod flows;
 mod idle;
+mod moved;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use crate::registry::Grant;
 use crate::tables::Tables;
 use answer::IcmpBuckets;
 use directory::{Directory, Owner};
+pub use moved::MovedFlows;
 use slot::Slot;
 
 /// Who takes one from the hop limit: RFC 9484 §7.2 wants it done once per direction.
@@ -108,6 +111,9 @@ pub enum ClientVerdict {
         vpc: VpcIndex,
         /// What it is.
         header: IpHeader,
+        /// Set if the fabric does not carry it whole: no fragment of it may be longer, in bytes; see
+        /// [`fragments`](masque_packet::fragment::fragments).
+        fragment_to_bytes: Option<u16>,
     },
     /// It goes nowhere; the first bytes of the reply buffer are a packet for this client.
     Reply {
@@ -130,6 +136,9 @@ pub enum VpcVerdict {
         slot: SlotId,
         /// What it is.
         header: IpHeader,
+        /// Set if the tunnel does not carry it, or its segments, whole: no fragment may be longer, in
+        /// bytes; see [`fragments`](masque_packet::fragment::fragments).
+        fragment_to_bytes: Option<u16>,
     },
     /// Its session is on another shard, which must judge it by
     /// [`from_vpc_handed_over`](Dataplane::from_vpc_handed_over). Nothing was changed or counted.
@@ -166,7 +175,8 @@ pub struct FlowGauge {
 ///   [`attach_elsewhere`](Self::attach_elsewhere) on the others; [`update`](Self::update) on all;
 ///   and at its end [`detach`](Self::detach), or [`forget`](Self::forget) on the others. The order
 ///   between different sessions does not matter. Of an attachment's sessions the newest carries the
-///   traffic, without being told.
+///   traffic, without being told. Where one of these gives [`MovedFlows`], they are sent to their
+///   shard, for [`accept_flows`](Self::accept_flows).
 /// - [`set_tables`](Self::set_tables) comes before the first `attach` of a VPC that the tables add.
 /// - [`from_client`](Self::from_client) and [`from_vpc`](Self::from_vpc) judge one packet each.
 ///   They neither allocate nor lock. `reply` should have room for
@@ -180,7 +190,8 @@ pub struct FlowGauge {
 /// direction `FromVpc`.
 ///
 /// Fragments: the first one is judged with its ports, and later ones pass if it did, for 30
-/// seconds; a later fragment that arrives before the first is dropped.
+/// seconds, and do not reach into it; a later fragment that arrives before the first is dropped.
+/// IPv4 packets without Don't Fragment that are too long are to be fragmented, all others answered.
 #[derive(Debug)]
 pub struct Dataplane {
     config: DataplaneConfig,
@@ -262,9 +273,10 @@ impl Dataplane {
         self.insert_slot(now, grant, mtu_bytes)
     }
 
-    /// Takes note of a session that another shard carries.
-    pub fn attach_elsewhere(&mut self, grant: &Grant) {
-        self.claim_elsewhere(grant);
+    /// Takes note of a session that another shard carries. `Some` if it takes over from one of this
+    /// shard: its flows follow it.
+    pub fn attach_elsewhere(&mut self, grant: &Grant) -> Option<MovedFlows> {
+        self.claim_elsewhere(grant)
     }
 
     /// Takes note of a grant that has changed, of this shard or another one.
@@ -272,14 +284,16 @@ impl Dataplane {
         self.update_grant(now, grant);
     }
 
-    /// Gives up a session of this shard.
-    pub fn detach(&mut self, slot: SlotId) {
-        self.remove_slot(slot);
+    /// Gives up a session of this shard. `Some` if an older one of another shard carries the traffic
+    /// again: the flows go back to it. Send them after that shard has been told to
+    /// [`forget`](Self::forget) this session.
+    pub fn detach(&mut self, slot: SlotId) -> Option<MovedFlows> {
+        self.remove_slot(slot)
     }
 
-    /// Gives up a session of another shard.
-    pub fn forget(&mut self, attachment: AttachmentId, session: SessionId) {
-        self.unclaim(attachment, session);
+    /// Gives up a session of another shard. `Some` as for [`detach`](Self::detach).
+    pub fn forget(&mut self, attachment: AttachmentId, session: SessionId) -> Option<MovedFlows> {
+        self.unclaim(attachment, session)
     }
 
     /// Sets the longest IP packet that a session's tunnel carries. Call it whenever the path or
@@ -331,6 +345,13 @@ impl Dataplane {
             .get(vpc.0 as usize)?
             .as_ref()
             .map(|vpc| &vpc.counters)
+    }
+
+    /// Counts a packet of [`VpcVerdict::HandOver`] that the other shard could not take.
+    pub fn count_lost_hand_over(&mut self, vpc: VpcIndex) {
+        let state = self.vpcs.get_mut(vpc.0 as usize).and_then(Option::as_mut);
+        let counters = state.map_or(&mut self.strays, |state| &mut state.counters);
+        counters.dropped_to_client[DropReason::HandOverFull.index()] += 1;
     }
 
     /// Drops of packets that belong to no session or VPC that the shard knows.

@@ -9,6 +9,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use fragment::{FragmentId, FragmentRing};
+pub(crate) use fragment::{Follows, FragmentRing, Piece};
 pub(crate) use state::{FlowState, TcpFlags};
-pub(crate) use table::{FlowId, FlowTable, Judged};
+pub(crate) use table::{Flow, FlowId, FlowTable, Judged};

@@ -11,7 +11,7 @@
 //!
 //! What travels between them: [`Tables`] (`Registry` to every shard), [`Grant`] (to the shard of the
 //! session by [`Dataplane::attach`], to every other shard by [`Dataplane::attach_elsewhere`]), and
-//! idle sessions ([`Dataplane::expired`] to [`Registry::release`]).
+//! idle sessions ([`Dataplane::expired`] to [`Registry::release`]). Between shards: [`MovedFlows`].
 #![forbid(unsafe_code)]
 
 mod bucket;
@@ -31,7 +31,8 @@ pub mod address;
 
 pub use counters::{Counters, Traffic};
 pub use dataplane::{
-    ClientVerdict, Dataplane, DataplaneConfig, FlowGauge, HopLimit, IcmpRates, VpcVerdict,
+    ClientVerdict, Dataplane, DataplaneConfig, FlowGauge, HopLimit, IcmpRates, MovedFlows,
+    VpcVerdict,
 };
 pub use id::{AttachmentId, Now, SessionId, SessionRef, SlotId, VpcIndex};
 pub use policy::{Explanation, FlowQuestion, PolicyVerdict, RuleName};

@@ -53,6 +53,9 @@ reasons! {
     /// The IPv6 extension headers are cut off or too many.
     ExtensionChain = "extension_chain",
         "The IPv6 extension headers are cut off or more than the gateway reads.";
+    /// A first fragment that ends within the header that the rules look at.
+    TinyFragment = "tiny_fragment",
+        "The first fragment ends within the upper-layer header, which the rules must see.";
     /// The session is gone.
     UnknownSession = "unknown_session", "The session has ended; connect again.";
     /// A newer session of the same attachment carries the traffic.
@@ -104,18 +107,24 @@ reasons! {
     /// A later fragment whose first one did not pass.
     FragmentUnmatched = "fragment_unmatched",
         "The fragment belongs to no first fragment that passed in the last 30 seconds.";
+    /// A later fragment that would overwrite the first one.
+    FragmentOverlap = "fragment_overlap",
+        "The fragment overlaps the first one of its packet, whose headers were judged.";
     /// The hop limit is used up.
     HopLimitExceeded = "hop_limit_exceeded", "The hop limit is used up.";
     /// More than the session's MTU; the sender was told.
     PacketTooBig = "packet_too_big",
         "The packet is longer than the MTU of the tunnel; the sender is told by ICMP.";
-    /// IPv4 without Don't Fragment that does not fit.
+    /// IPv4 without Don't Fragment that does not fit and cannot be fragmented.
     FragmentationNeeded = "fragmentation_needed",
-        "The IPv4 packet may be fragmented but the gateway does not; set the route's MTU.";
+        "The IPv4 packet is too long for the MTU and cannot be fragmented as RFC 791 has it.";
     /// Above `bitsPerSecond`.
     RateLimited = "rate_limited", "The attachment is over its limits.bitsPerSecond.";
     /// No session has the destination.
     NoSession = "no_session", "No connected session has this address.";
+    /// For a session of another packet thread, where the VPC has too many waiting.
+    HandOverFull = "hand_over_full",
+        "Too many packets of this VPC wait for another packet thread; new flows come too fast.";
     /// A packet from the VPC whose source the session has no route to.
     SourceOutsideRoutes = "source_outside_routes",
         "The source in the VPC is outside the routes of the attachment.";
@@ -140,6 +149,7 @@ impl From<PacketError> for DropReason {
             PacketError::BadChecksum => Self::BadChecksum,
             PacketError::BadHeaderLength => Self::BadHeaderLength,
             PacketError::ExtensionChain => Self::ExtensionChain,
+            PacketError::TinyFragment => Self::TinyFragment,
         }
     }
 }

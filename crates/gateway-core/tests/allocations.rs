@@ -217,11 +217,21 @@ fn packets(number: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         build_udp(server, client, 53, 1_000, &[0; 64]),
         build_tcp(server, client, 80, 1_000, &fields, &[0; 512]),
         build_udp(server, client, 53, 1_000, &[0; 1_400]),
+        without_dont_fragment(build_udp(server, client, 53, 1_000, &[0; 3_000])),
         build_udp(server, client, 53, 9, &[0; 64]),
         build_udp(server, IpAddr::from([10, 200, 0, 99]), 53, 9, &[0; 64]),
     ];
     down.extend((0..200).map(|port| build_udp(server, client, 53, 20_000 + port, &[])));
     (up, down)
+}
+
+/// A packet that is to be fragmented.
+fn without_dont_fragment(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] = 0;
+    packet[10..12].fill(0);
+    let sum = masque_packet::checksum::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use masque_gateway_core::{AttachmentId, EndReason, Grant, SessionId, Tables, VpcIndex};
+use masque_gateway_core::{
+    AttachmentId, EndReason, Grant, MovedFlows, SessionId, Tables, VpcIndex,
+};
 use masque_packet::segment::GsoInfo;
 use masque_protocol::ProxyError;
 use masque_transport::{MachineConfig, ShardId, quinn_proto::ServerConfig, sockets::UdpSocket};
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     ElsewhereEnded(AttachmentId, SessionId),
     /// The grant of a session on another shard changed.
     ElsewhereUpdated(Arc<Grant>),
+    /// This shard carries an attachment's traffic now, which had flows on another one.
+    Flows(Box<MovedFlows>),
     /// End a session of this shard.
     End(SessionId, EndReason),
     /// A session of this shard carries traffic no more, or again, or its addresses or routes are

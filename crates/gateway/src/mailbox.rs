@@ -1,5 +1,7 @@
 //! How threads reach a shard: a bounded queue of commands, a bounded ring of packets, one wake-up.
 
+mod ring;
+
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
@@ -8,26 +10,26 @@ use std::{
     },
 };
 
-use crossbeam_queue::{ArrayQueue, SegQueue};
+use crossbeam_queue::SegQueue;
+use masque_gateway_core::VpcIndex;
+use masque_packet::segment::GsoInfo;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::command::{Command, HandedPacket};
+use ring::Ring;
 
 /// Commands that may wait for one shard: four for each session that a registry takes
 /// (`RegistryConfig::sessions_max`), because one reload may end or change all of them at once. A lost
 /// command would leave a session alive that must end. A shard that lets this many pile up is stuck,
 /// and the sender says so.
 pub(crate) const MAX_COMMANDS: usize = 4 * 65_536;
-/// Packets that other shards may leave for one shard; above, they are dropped and counted. A
-/// hand-over is a flow's first packets only, so this is a burst of new flows.
-pub(crate) const MAX_HANDED_PACKETS: usize = 512;
 
 /// One shard's mailbox; every thread may hold a handle.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// Takes memory by what waits; [`MAX_COMMANDS`] bounds it.
     commands: SegQueue<Command>,
-    packets: ArrayQueue<HandedPacket>,
+    packets: Ring,
     wake: EventFd,
     /// Set while a wake-up is on its way, so that a burst costs one system call.
     woken: AtomicBool,
@@ -48,7 +50,7 @@ impl Mailbox {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Arc::new(Self {
             commands: SegQueue::new(),
-            packets: ArrayQueue::new(MAX_HANDED_PACKETS),
+            packets: Ring::new(),
             wake,
             woken: AtomicBool::new(false),
             refused_packets: AtomicU64::new(0),
@@ -68,9 +70,10 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Leaves a packet; above [`MAX_HANDED_PACKETS`] it is dropped and counted.
-    pub(crate) fn hand_over(&self, packet: HandedPacket) -> bool {
-        let taken = self.packets.push(packet).is_ok();
+    /// Leaves a copy of a packet; where its VPC has no place left in the ring it is dropped and
+    /// counted.
+    pub(crate) fn hand_over(&self, vpc: VpcIndex, gso: &GsoInfo, packet: &[u8]) -> bool {
+        let taken = self.packets.push(vpc, gso, packet);
         if taken {
             self.wake();
         } else {
@@ -89,9 +92,14 @@ impl Mailbox {
         !self.commands.is_empty()
     }
 
-    /// The next packet (the shard's own thread).
+    /// The next packet (the shard's own thread); give it back by [`recycle`](Self::recycle).
     pub(crate) fn packet(&self) -> Option<HandedPacket> {
         self.packets.pop()
+    }
+
+    /// Takes back a packet for its buffer.
+    pub(crate) fn recycle(&self, packet: HandedPacket) {
+        self.packets.recycle(packet);
     }
 
     /// Before looking into the queues: later senders wake again.
@@ -125,26 +133,19 @@ impl AsFd for Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use masque_packet::segment::GsoInfo;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 
-    fn packet() -> HandedPacket {
-        HandedPacket {
-            vpc: masque_gateway_core::VpcIndex(0),
-            gso: GsoInfo::default(),
-            bytes: vec![0x45],
-        }
-    }
-
     #[test]
     fn both_queues_are_bounded() {
         let mailbox = Mailbox::new().unwrap();
-        for _ in 0..MAX_HANDED_PACKETS {
-            assert!(mailbox.hand_over(packet()));
+        let hand_over = |vpc| mailbox.hand_over(VpcIndex(vpc), &GsoInfo::default(), &[0x45]);
+        let places = u32::try_from(ring::MAX_HANDED_PACKETS).unwrap();
+        for vpc in 0..places {
+            assert!(hand_over(vpc));
         }
-        assert!(!mailbox.hand_over(packet()));
+        assert!(!hand_over(places));
         assert_eq!(mailbox.refused_packets.load(Ordering::Relaxed), 1);
         for _ in 0..MAX_COMMANDS {
             mailbox.send(Command::Drain).unwrap();

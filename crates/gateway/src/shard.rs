@@ -6,6 +6,7 @@
 
 mod datapath;
 mod figures;
+mod fragmented;
 mod lifecycle;
 mod port;
 mod requests;
@@ -245,9 +246,19 @@ impl Shard {
             }
             Command::OpenPort(setup) => self.open_port(*setup, at),
             Command::ClosePort(port) => self.close_port(port, at),
-            Command::Elsewhere(grant) => self.plane.attach_elsewhere(&grant),
-            Command::ElsewhereEnded(attachment, session) => self.plane.forget(attachment, session),
+            Command::Elsewhere(grant) => {
+                let moved = self.plane.attach_elsewhere(&grant);
+                self.send_flows(moved);
+            }
+            Command::ElsewhereEnded(attachment, session) => {
+                let moved = self.plane.forget(attachment, session);
+                self.send_flows(moved);
+            }
             Command::ElsewhereUpdated(grant) => self.plane.update(now, &grant),
+            Command::Flows(moved) => {
+                let onwards = self.plane.accept_flows(now, *moved);
+                self.send_flows(onwards);
+            }
             Command::End(session, reason) => self.end_session(session, reason, now),
             Command::Update(grant) => self.update(grant, now),
             Command::Resolved { key, addresses } => self.resolved(key, addresses, at, now),

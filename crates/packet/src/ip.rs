@@ -29,7 +29,7 @@ pub enum IpVersion {
 pub enum Fragment {
     /// Not a fragment.
     Whole,
-    /// Fragment offset zero: it has the upper-layer header.
+    /// Fragment offset zero: it has the upper-layer header, see [`PacketError::TinyFragment`].
     First {
         /// Further fragments follow. False only for an IPv6 atomic fragment (RFC 6946).
         more: bool,
@@ -74,7 +74,7 @@ pub struct IpHeader {
     /// as the rest of the chain is in another packet.
     pub protocol: u8,
     /// Where the upper-layer header begins, in bytes from the start of the packet; it may be the
-    /// end of the packet. Of a [`Fragment::Later`], where the fragment's data begins.
+    /// end of a packet that is whole. Of a [`Fragment::Later`], where the fragment's data begins.
     pub upper_offset: usize,
     /// Where the packet stands among fragments.
     pub fragment: Fragment,
@@ -140,11 +140,14 @@ pub enum PacketError {
         "the IPv6 extension headers are cut off or too many; send at most 8, all in the packet"
     )]
     ExtensionChain,
+    /// A first fragment ends within the header that the rules look at.
+    #[error("the first fragment ends within the upper-layer header; send a longer one")]
+    TinyFragment,
 }
 
 impl PacketError {
     /// Every error, for metrics that start at zero.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Empty,
         Self::BadVersion,
         Self::TooShort,
@@ -152,6 +155,7 @@ impl PacketError {
         Self::BadChecksum,
         Self::BadHeaderLength,
         Self::ExtensionChain,
+        Self::TinyFragment,
     ];
 
     /// The stable name for a metric label.
@@ -165,6 +169,7 @@ impl PacketError {
             Self::BadChecksum => "bad_checksum",
             Self::BadHeaderLength => "bad_header_length",
             Self::ExtensionChain => "extension_chain",
+            Self::TinyFragment => "tiny_fragment",
         }
     }
 }
@@ -186,7 +191,25 @@ pub fn parse(packet: &[u8]) -> Result<IpHeader, PacketError> {
     if header.version == IpVersion::V4 && !header_checksum_is_valid(packet, header.header_bytes) {
         return Err(PacketError::BadChecksum);
     }
+    // RFC 7112 §5: a first fragment MUST hold the whole header chain, the upper-layer header too. RFC
+    // 1858 §3.2.1 says so for IPv4: else a filter looks at ports that come in the next fragment.
+    if header.fragment == (Fragment::First { more: true })
+        && header.upper_bytes() < least_header_bytes(header.protocol)
+    {
+        return Err(PacketError::TinyFragment);
+    }
     Ok(header)
+}
+
+/// The shortest header of an upper-layer protocol, in bytes; zero of one that no rule looks into.
+#[cold]
+fn least_header_bytes(protocol: u8) -> usize {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::SCTP | protocol::DCCP => 12,
+        protocol::UDP | protocol::UDP_LITE | protocol::ICMP | protocol::ICMPV6 => 8,
+        _ => 0,
+    }
 }
 
 /// Describes a packet that may be cut short, as one quoted in an ICMP error is: neither its length

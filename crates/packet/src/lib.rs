@@ -2,7 +2,8 @@
 //!
 //! - [`ip`] validates a packet once and describes it; [`flow`] and [`icmp`] read what is above IP.
 //! - [`edit`] changes a packet in place; [`icmp`] writes errors and echo replies.
-//! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them.
+//! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them; [`mod@fragment`] cuts
+//!   an IPv4 packet that is too long for a link.
 //! - [`queue`] holds packets that wait for a narrow path, fair between sessions and flows.
 //! - [`checksum`] is the arithmetic under all of these; [`build`] makes packets for tests and probes.
 //!
@@ -13,6 +14,7 @@ pub mod build;
 pub mod checksum;
 pub mod edit;
 pub mod flow;
+pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod merge;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::edit::{ChecksumState, clamp_mss, complete_checksum, decrement_hop_limit, set_ecn};
 use crate::flow::flow_key;
+use crate::fragment::fragments;
 use crate::icmp::{IcmpError, Unreachable, build_echo_reply, build_error, classify, quoted_flow};
 use crate::ip::{Ecn, IpHeader, parse};
 use crate::merge::{Merger, Push};
@@ -37,6 +38,11 @@ fn run_all(packet: &[u8], header: &IpHeader, gso: &GsoInfo) {
             written += 1;
         }
         assert_eq!((written, segments.remaining()), (segments.count(), 0));
+    }
+    if let Ok(mut fragments) = fragments(packet, gso.segment_bytes.into()) {
+        let count = fragments.count();
+        let written = std::iter::from_fn(|| fragments.write_next(&mut copy)).count();
+        assert_eq!((written, fragments.remaining()), (count, 0));
     }
     let mut merger = Merger::new(1);
     assert!(!matches!(

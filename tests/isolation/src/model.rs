@@ -20,13 +20,12 @@ pub(crate) struct Open {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// A flow as its owner's shard remembers it, the client's side first.
+/// A flow as the gateway remembers it, the client's side first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Flow {
     vpc: usize,
     attachment: ObjectName,
     key: ConnectorKey,
-    shard: u16,
     protocol: u8,
     client: (IpAddr, u16),
     remote: (IpAddr, u16),
@@ -77,19 +76,17 @@ impl Model {
             return;
         };
         let closed = self.open.remove(place);
-        // A shard forgets the flows of an attachment with its last session there.
+        // The flows of an attachment go with its last session; until then they follow the newest one.
         let stays = self.open.iter().any(|other| {
             other.vpc == closed.vpc
                 && other.attachment == closed.attachment
                 && other.key == closed.key
-                && other.shard == closed.shard
         });
         if !stays {
             self.flows.retain(|flow, _| {
                 flow.vpc != closed.vpc
                     || flow.attachment != closed.attachment
                     || flow.key != closed.key
-                    || flow.shard != closed.shard
             });
         }
     }
@@ -163,7 +160,6 @@ impl Model {
             vpc: open.vpc,
             attachment: open.attachment.clone(),
             key: open.key,
-            shard: open.shard,
             protocol: protocol_of(probe.kind, client.0),
             client,
             remote,

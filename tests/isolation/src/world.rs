@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use masque_gateway_core::{
-    AdmitRequest, AttachmentId, ClientVerdict, Dataplane, DataplaneConfig, EndReason, Grant, Now,
-    Registry, RegistryConfig, Released, Scope, SessionId, SlotId, VpcIndex, VpcVerdict,
+    AdmitRequest, AttachmentId, ClientVerdict, Dataplane, DataplaneConfig, EndReason, Grant,
+    MovedFlows, Now, Registry, RegistryConfig, Released, Scope, SessionId, SlotId, VpcIndex,
+    VpcVerdict,
 };
 use masque_model::{Direction, Snapshot};
 use masque_packet::segment::GsoInfo;
@@ -33,6 +34,8 @@ pub struct Tally {
     pub delivered: u64,
     /// Packets that another shard had to judge.
     pub handed_over: u64,
+    /// Attachments with flows that another shard took over.
+    pub moves: u64,
     /// Packets that went nowhere.
     pub refused: u64,
     /// Sessions that were opened.
@@ -307,14 +310,25 @@ impl World {
     }
 
     fn attach(&mut self, grant: &Grant) {
+        let mut moved = Vec::new();
         for (shard, plane) in (0..).zip(&mut self.planes) {
             if shard == grant.shard {
                 let slot = plane.attach(NOW, grant, MTU);
                 let slot = slot.unwrap_or_else(|| panic!("no room for {grant:?}"));
                 self.slots.push((grant.session.0, shard, slot));
             } else {
-                plane.attach_elsewhere(grant);
+                moved.extend(plane.attach_elsewhere(grant));
             }
+        }
+        self.accept(moved);
+    }
+
+    /// Flows arrive where their attachment's newest session is.
+    fn accept(&mut self, moved: Vec<MovedFlows>) {
+        for flows in moved {
+            self.tally.moves += 1;
+            let onwards = self.planes[usize::from(flows.shard())].accept_flows(NOW, flows);
+            assert!(onwards.is_none(), "every shard knows where it is");
         }
     }
 
@@ -341,15 +355,17 @@ impl World {
             .cloned();
         let open = open.unwrap_or_else(|| panic!("{session} ended twice"));
         let attachment = self.attachments[&session];
+        let mut moved = Vec::new();
         for (shard, plane) in (0..).zip(&mut self.planes) {
             match plane.slot_of(session) {
                 Some(slot) => {
                     assert_eq!(shard, open.shard);
-                    plane.detach(slot);
+                    moved.extend(plane.detach(slot));
                 }
-                None => plane.forget(attachment, session),
+                None => moved.extend(plane.forget(attachment, session)),
             }
         }
+        self.accept(moved);
         self.model.close(session.0);
     }
 

@@ -21,6 +21,7 @@ fn no_packet_reaches_another_vpc_or_session() {
         "{tally:?}"
     );
     assert!(tally.sessions > 1_000 && tally.edits > 1_000, "{tally:?}");
+    assert!(tally.moves > 100, "{tally:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{fs, io, net::IpAddr, path::PathBuf};
 use masque_http3::varint;
 use masque_packet::{
     build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp, tcp_flag},
-    checksum::pseudo_header,
+    checksum::{checksum, pseudo_header},
     protocol,
 };
 use masque_protocol::{AssignedAddress, Capsule, RequestedAddress, from_prefixes};
@@ -101,7 +101,27 @@ fn packets() -> Vec<Vec<u8>> {
         let packet = build_ip(from, to, first, &[chain, &udp].concat());
         files.push(with([0; 8], &packet));
     }
+    for (options, field) in [
+        (&[][..], 0_u16),
+        (&[0x94, 4, 0, 0, 7, 4, 4, 0], 0),
+        (&[0x94, 4, 0, 0], 0x2010),
+    ] {
+        let mtu = [0, 0, 0, 0, 0, 0, 0, 100];
+        files.push(with(mtu, &without_dont_fragment(options, field)));
+    }
     files
+}
+
+/// An IPv4 packet that is longer than an MTU of 100 and may be fragmented.
+fn without_dont_fragment(options: &[u8], flags_and_offset: u16) -> Vec<u8> {
+    let [[from, to], _] = ends();
+    let mut packet = build_ip(from, to, 99, &[options, &[7; 200]].concat());
+    packet[0] = 0x45 + (options.len() / 4) as u8;
+    packet[6..8].copy_from_slice(&flags_and_offset.to_be_bytes());
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..20 + options.len()]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
 }
 
 /// An ICMP error about `packet`; its own checksum is wrong, which only its receiver minds.

@@ -1,4 +1,4 @@
-//! One packet: parse it, read it, edit it, answer it, segment it.
+//! One packet: parse it, read it, edit it, answer it, segment it, fragment it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,6 +6,7 @@ use masque_packet::{
     checksum::{Sum, pseudo_header},
     edit::{ChecksumState, clamp_mss, complete_checksum, decrement_hop_limit, set_ecn},
     flow::flow_key,
+    fragment::fragments,
     icmp::{
         IcmpError, IcmpKind, MAX_ERROR_BYTES, Unreachable, build_echo_reply, build_error, classify,
         quoted_flow,
@@ -46,6 +47,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     assert_eq!(key.reversed().reversed(), key);
     let _ = quoted_flow(&header, packet);
     edit(packet, &header, mss);
+    check_fragments(packet, &header, mss.into());
     true
 }
 
@@ -110,6 +112,31 @@ fn check_segments(packet: &[u8], gso: &GsoInfo) -> bool {
         assert_eq!(total, packet.len() - headers);
     }
     true
+}
+
+/// A packet that is cut holds the same data, in pieces that fit.
+fn check_fragments(packet: &[u8], header: &IpHeader, mtu_bytes: usize) {
+    let Ok(mut fragments) = fragments(packet, mtu_bytes) else {
+        return;
+    };
+    let whole = fragments.count() == 1;
+    assert_eq!(whole, packet.len() <= mtu_bytes);
+    let mut out = vec![0; mtu_bytes];
+    let mut data = Vec::new();
+    while let Some(expected) = fragments.next_packet_bytes() {
+        let bytes = fragments.write_next(&mut out).expect("room for the MTU");
+        assert_eq!(bytes, expected);
+        let header_bytes = if whole {
+            header.header_bytes
+        } else {
+            let header_bytes = usize::from(out[0] & 15) * 4;
+            assert!(Sum::of(&out[..header_bytes]).is_valid());
+            assert_eq!(usize::from(u16::from_be_bytes([out[2], out[3]])), bytes);
+            header_bytes
+        };
+        data.extend_from_slice(&out[header_bytes..bytes]);
+    }
+    assert_eq!(data, &packet[header.header_bytes..]);
 }
 
 /// What we would answer is a valid packet back to the sender.

@@ -10,9 +10,9 @@ use super::answer::{self, Answer, Answered, Rejection};
 use super::checks::{
     ALL_HOSTS_V4, ALL_NODES, ALL_ROUTERS, has_source_route, is_link_local, is_unicast,
 };
+use super::fit::fit;
 use super::flows::{Gate, Pass};
 use super::slot::{Slot, take_bits};
-use super::vpc::too_big;
 use super::{ClientVerdict, Dataplane, DataplaneConfig};
 use crate::id::{Now, SlotId};
 use crate::reason::DropReason;
@@ -57,19 +57,19 @@ impl Dataplane {
             Ok((header, pass))
         });
         let finished = checked.and_then(|(header, pass)| {
-            let (header, clamped) = finish(&self.config, now, slot, packet, header)?;
-            Ok((header, pass, clamped))
+            Ok((finish(&self.config, now, slot, packet, header)?, pass))
         });
         match finished {
-            Ok((header, pass, clamped)) => {
+            Ok((finished, pass)) => {
                 for counters in [&mut slot.counters, &mut state.counters] {
                     counters.to_vpc.packets += 1;
                     counters.to_vpc.bytes += packet.len() as u64;
-                    count_pass(counters, pass, clamped);
+                    count_pass(counters, pass, finished.clamped);
                 }
                 ClientVerdict::Forward {
                     vpc: slot.vpc,
-                    header,
+                    header: finished.header,
+                    fragment_to_bytes: finished.fragment_to_bytes,
                 }
             }
             Err(rejection) => {
@@ -157,7 +157,15 @@ fn check(slot: &Slot, vpc: &VpcTables, packet: &[u8]) -> Result<IpHeader, Reject
     Ok(header)
 }
 
-/// What is left for a packet that may pass: hop limit, rate, MSS.
+/// A packet that may pass.
+pub(super) struct Finished {
+    pub(super) header: IpHeader,
+    /// Its MSS option was lowered.
+    pub(super) clamped: bool,
+    pub(super) fragment_to_bytes: Option<u16>,
+}
+
+/// What is left for a packet that may pass: hop limit, size, rate, MSS.
 #[inline]
 fn finish(
     config: &DataplaneConfig,
@@ -165,13 +173,11 @@ fn finish(
     slot: &mut Slot,
     packet: &mut [u8],
     mut header: IpHeader,
-) -> Result<(IpHeader, bool), Rejection> {
+) -> Result<Finished, Rejection> {
     if header.hop_limit <= 1 {
         return Err(DropReason::HopLimitExceeded.into());
     }
-    if packet.len() > usize::from(config.fabric_mtu_bytes) {
-        return Err(too_big(&header, packet, config.fabric_mtu_bytes));
-    }
+    let fragment_to_bytes = fit(packet, packet.len(), config.fabric_mtu_bytes)?;
     if !take_bits(&mut slot.to_vpc_bits, now, packet.len()) {
         return Err(Rejection::silent(DropReason::RateLimited));
     }
@@ -186,7 +192,11 @@ fn finish(
             mss_for_mtu(header.version, slot.mtu_bytes.into()),
             ChecksumState::Complete,
         );
-    Ok((header, clamped))
+    Ok(Finished {
+        header,
+        clamped,
+        fragment_to_bytes,
+    })
 }
 
 /// RFC 9484 §7.2: link-local packets are not forwarded, and "IP proxying endpoints MUST properly

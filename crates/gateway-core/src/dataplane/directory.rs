@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use foldhash::fast::FixedState;
 
 use super::Dataplane;
+use super::moved::MovedFlows;
 use crate::flow::FragmentRing;
 use crate::id::{AttachmentId, SessionId, VpcIndex};
 use crate::registry::Grant;
@@ -19,7 +20,7 @@ pub(super) type Directory = HashMap<(VpcIndex, IpAddr), u32, FixedState>;
 /// An attachment with at least one session on this gateway.
 #[derive(Debug)]
 pub(super) struct Owner {
-    attachment: AttachmentId,
+    pub(super) attachment: AttachmentId,
     vpc: VpcIndex,
     /// Grows when another session takes over: its flows are judged again, by its scope.
     pub(super) generation: u32,
@@ -52,7 +53,13 @@ impl Owner {
     /// Where the session is that carries the traffic.
     #[inline]
     pub(super) fn place(&self) -> Option<Place> {
-        self.claims.last().map(|claim| claim.place)
+        self.newest().map(|(_, place)| place)
+    }
+
+    /// The session that carries the traffic, and where it is.
+    #[inline]
+    pub(super) fn newest(&self) -> Option<(SessionId, Place)> {
+        self.claims.last().map(|claim| (claim.session, claim.place))
     }
 }
 
@@ -94,12 +101,13 @@ impl Dataplane {
         self.claim(number, grant, Place::Here(slot));
     }
 
-    pub(super) fn claim_elsewhere(&mut self, grant: &Grant) {
+    pub(super) fn claim_elsewhere(&mut self, grant: &Grant) -> Option<MovedFlows> {
         if grant.shard == self.config.shard {
-            return;
+            return None;
         }
         let number = self.owner_for(grant);
         self.claim(number, grant, Place::There(grant.shard));
+        self.take_flows(number)
     }
 
     pub(super) fn update_claim(&mut self, grant: &Grant) {
@@ -119,15 +127,18 @@ impl Dataplane {
         }
     }
 
-    pub(super) fn unclaim(&mut self, attachment: AttachmentId, session: SessionId) {
-        let Some(number) = self.by_attachment.get(&attachment).copied() else {
-            return;
-        };
-        let Some(owner) = self.owners.get_mut(number as usize) else {
-            return;
-        };
+    pub(super) fn unclaim(
+        &mut self,
+        attachment: AttachmentId,
+        session: SessionId,
+    ) -> Option<MovedFlows> {
+        let number = self.by_attachment.get(&attachment).copied()?;
+        let owner = self.owners.get_mut(number as usize)?;
         owner.claims.retain(|claim| claim.session != session);
+        // Before they are forgotten with the last session of this shard.
+        let moved = self.take_flows(number);
         self.refresh(number);
+        moved
     }
 
     fn claim(&mut self, number: u32, grant: &Grant, place: Place) {

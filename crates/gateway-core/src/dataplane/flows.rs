@@ -8,7 +8,7 @@ use masque_packet::protocol;
 
 use super::directory::Owner;
 use super::slot::Slot;
-use crate::flow::{FlowId, FlowState, FlowTable, FragmentId, Judged, TcpFlags};
+use crate::flow::{FlowId, FlowState, FlowTable, Follows, Judged, Piece, TcpFlags};
 use crate::id::Now;
 use crate::policy::{Decision, Query};
 use crate::reason::DropReason;
@@ -55,24 +55,23 @@ impl Gate<'_> {
         header: &IpHeader,
         packet: &[u8],
     ) -> Result<Pass, DropReason> {
-        let id = FragmentId::of(direction, header, packet).ok_or(DropReason::FragmentUnmatched)?;
+        let piece = Piece::of(direction, header, packet).ok_or(DropReason::FragmentUnmatched)?;
         if let Some(ring) = &mut self.owner.fragments {
             ring.renew(self.vpc.epoch(), self.owner.generation);
         }
         if header.fragment == Fragment::Later {
             let ring = self.owner.fragments.as_ref();
-            let allowed = ring.is_some_and(|ring| ring.allows(self.now.mono_ms, &id));
-            return if allowed {
-                Ok(Pass::default())
-            } else {
-                Err(DropReason::FragmentUnmatched)
+            return match ring.map(|ring| ring.follows(self.now.mono_ms, &piece)) {
+                Some(Follows::Yes) => Ok(Pass::default()),
+                Some(Follows::Overlaps) => Err(DropReason::FragmentOverlap),
+                Some(Follows::Nothing) | None => Err(DropReason::FragmentUnmatched),
             };
         }
         let pass = self.pass_whole(direction, header, packet)?;
         if header.fragment == (Fragment::First { more: true })
             && let Some(ring) = &mut self.owner.fragments
         {
-            ring.allow(self.now.mono_ms, id);
+            ring.allow(self.now.mono_ms, &piece);
         }
         Ok(pass)
     }
@@ -131,7 +130,8 @@ impl Gate<'_> {
         let judged = self.judge(direction, &key)?;
         let mut state = FlowState::new(key.protocol, direction);
         state.see(direction, flags);
-        self.flows.insert(self.now.mono_ms, id, judged, state);
+        // No place is no error: the next packet is judged as this one was.
+        let _at = self.flows.insert(self.now.mono_ms, id, judged, state);
         Ok(Pass {
             opened: true,
             audit_denied: judged.audit_denied,

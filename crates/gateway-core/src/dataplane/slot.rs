@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::answer::IcmpBuckets;
+use super::moved::MovedFlows;
 use super::{Dataplane, DataplaneConfig};
 use crate::bucket::{TokenBucket, bits_per_second};
 use crate::counters::Counters;
@@ -128,10 +129,8 @@ impl Dataplane {
         self.update_claim(grant);
     }
 
-    pub(super) fn remove_slot(&mut self, id: SlotId) {
-        let Some(slot) = self.slot_mut(id) else {
-            return;
-        };
+    pub(super) fn remove_slot(&mut self, id: SlotId) -> Option<MovedFlows> {
+        let slot = self.slot_mut(id)?;
         slot.used = false;
         slot.active = false;
         slot.generation = slot.generation.wrapping_add(1);
@@ -139,7 +138,7 @@ impl Dataplane {
         slot.targets = None;
         let (session, attachment) = (slot.session, slot.attachment);
         self.by_session.remove(&session);
-        self.unclaim(attachment, session);
         self.free_slots.push(id.index);
+        self.unclaim(attachment, session)
     }
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod flows;
 mod icmp;
+mod moves;
 mod sessions;
 
 use std::net::IpAddr;

@@ -2,15 +2,16 @@
 
 use masque_model::Direction;
 use masque_packet::edit::{ChecksumState, clamp_mss, decrement_hop_limit, mss_for_mtu};
-use masque_packet::icmp::{IcmpError, Unreachable};
-use masque_packet::ip::{IpHeader, IpVersion, parse};
+use masque_packet::icmp::Unreachable;
+use masque_packet::ip::{IpHeader, parse};
 use masque_packet::protocol;
 use masque_packet::segment::{GsoInfo, GsoKind};
 
 use super::answer::{self, Answered, Rejection};
 use super::checks::{is_link_local, is_unicast};
-use super::client::{count_answer, count_pass, to_the_gateway};
+use super::client::{Finished, count_answer, count_pass, to_the_gateway};
 use super::directory::{Directory, Owner, Place};
+use super::fit::fit;
 use super::flows::Gate;
 use super::slot::{Slot, take_bits};
 use super::{Dataplane, DataplaneConfig, HopLimit, VpcState, VpcVerdict};
@@ -29,9 +30,8 @@ impl Dataplane {
     /// Judges one packet, or super-packet, that the VPC sends to a client.
     ///
     /// `gso` is what the virtio header says. The sender is told by ICMP of packets that do not fit
-    /// the tunnel; an IPv4 packet that may be fragmented and does not fit is dropped and counted
-    /// as [`DropReason::FragmentationNeeded`]: the kernel fragments before the TUN device if the
-    /// route has the MTU, and the gateway does not do it again.
+    /// the tunnel; an IPv4 packet that may be fragmented is to be fragmented, see
+    /// [`VpcVerdict::ToSession`].
     #[inline]
     pub fn from_vpc(
         &mut self,
@@ -157,19 +157,20 @@ impl Desk<'_> {
         };
         let pass = gate.pass(Direction::FromVpc, &header, packet)?;
         let shape = Shape::of(packet, &header, gso);
-        let (header, clamped) = finish(self.config, now, slot, packet, header, gso, &shape)?;
+        let finished = finish(self.config, now, slot, packet, header, gso, &shape)?;
         slot.seen_ms = now.mono_ms;
         for counters in [&mut slot.counters, &mut self.state.counters] {
             counters.to_client.packets += shape.segments;
             counters.to_client.bytes += packet.len() as u64;
-            count_pass(counters, pass, clamped);
+            count_pass(counters, pass, finished.clamped);
         }
         Ok(VpcVerdict::ToSession {
             slot: SlotId {
                 index,
                 generation: slot.generation,
             },
-            header,
+            header: finished.header,
+            fragment_to_bytes: finished.fragment_to_bytes,
         })
     }
 
@@ -286,10 +287,8 @@ fn finish(
     mut header: IpHeader,
     gso: &GsoInfo,
     shape: &Shape,
-) -> Result<(IpHeader, bool), Rejection> {
-    if shape.packet_bytes > usize::from(slot.mtu_bytes) {
-        return Err(too_big(&header, packet, slot.mtu_bytes));
-    }
+) -> Result<Finished, Rejection> {
+    let fragment_to_bytes = fit(packet, shape.packet_bytes, slot.mtu_bytes)?;
     if config.hop_limit == HopLimit::DecrementHere && header.hop_limit <= 1 {
         return Err(DropReason::HopLimitExceeded.into());
     }
@@ -311,23 +310,9 @@ fn finish(
             mss_for_mtu(header.version, slot.mtu_bytes.into()),
             checksum,
         );
-    Ok((header, clamped))
-}
-
-/// RFC 9484 §7.2.1: ICMPv6 Packet Too Big, ICMPv4 Fragmentation Needed with the next hop's MTU.
-#[cold]
-pub(super) fn too_big(header: &IpHeader, packet: &[u8], mtu_bytes: u16) -> Rejection {
-    const DONT_FRAGMENT: u8 = 0x40;
-    let may_be_fragmented = header.version == IpVersion::V4
-        && packet
-            .get(6)
-            .is_some_and(|flags| flags & DONT_FRAGMENT == 0);
-    if may_be_fragmented {
-        // RFC 1812 §5.2.7.1: code 4 is for packets with DF only.
-        return Rejection::silent(DropReason::FragmentationNeeded);
-    }
-    let error = IcmpError::PacketTooBig {
-        next_hop_mtu_bytes: mtu_bytes.into(),
-    };
-    Rejection::error(DropReason::PacketTooBig, error)
+    Ok(Finished {
+        header,
+        clamped,
+        fragment_to_bytes,
+    })
 }

@@ -65,6 +65,14 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
+    /// No judgement: the next packet asks the rules.
+    pub(crate) const NEVER: Self = Self {
+        epoch: 0,
+        generation: 0,
+        audit_denied: false,
+        until_unix_s: 0,
+    };
+
     /// Whether the judgement still holds under these tables, this generation of the owner and at
     /// this time.
     #[inline]
@@ -97,7 +105,7 @@ impl Flow {
 
     /// Without a packet for too long.
     #[inline]
-    fn is_dead(&self, now_ms: u64) -> bool {
+    pub(crate) fn is_dead(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.seen_ms) > self.state.timeout_ms()
     }
 
@@ -207,12 +215,16 @@ impl FlowTable {
         self.entries.get_mut(at as usize)
     }
 
-    /// Puts in a flow that [`find`](Self::find) did not find. If its owner has its share, or the
-    /// table is full, another flow goes.
-    pub(crate) fn insert(&mut self, now_ms: u64, id: FlowId, judged: Judged, state: FlowState) {
-        if self.owners.get(id.owner as usize).is_none() {
-            return;
-        }
+    /// Puts in a flow that [`find`](Self::find) did not find, and says where. If its owner has its
+    /// share, or the table is full, another flow goes.
+    pub(crate) fn insert(
+        &mut self,
+        now_ms: u64,
+        id: FlowId,
+        judged: Judged,
+        state: FlowState,
+    ) -> Option<u32> {
+        self.owners.get(id.owner as usize)?;
         if self.count(id.owner) >= self.share {
             self.evict_own(now_ms, id.owner);
         } else if self.live >= self.capacity {
@@ -228,9 +240,7 @@ impl FlowTable {
             judged,
             state,
         };
-        let Some(at) = self.allocate(flow) else {
-            return;
-        };
+        let at = self.allocate(flow)?;
         self.link(at, id.owner);
         let mask = self.buckets.len() - 1;
         let mut bucket = hash as usize & mask;
@@ -243,6 +253,7 @@ impl FlowTable {
             bucket = (bucket + 1) & mask;
         }
         self.live += 1;
+        Some(at)
     }
 
     /// Takes out the flow at a place.
@@ -263,13 +274,22 @@ impl FlowTable {
 
     /// Takes out every flow of an owner.
     pub(crate) fn remove_owner(&mut self, owner: u32) {
-        while let Some(own) = self
-            .owners
-            .get(owner as usize)
-            .filter(|own| own.newest != NONE)
-        {
-            self.remove(own.newest);
-        }
+        while self.take_newest(owner).is_some() {}
+    }
+
+    /// Takes out every flow of an owner and gives them, the oldest first.
+    pub(crate) fn take_owner(&mut self, owner: u32) -> Vec<Flow> {
+        let mut flows = Vec::with_capacity(self.count(owner) as usize);
+        flows.extend(std::iter::from_fn(|| self.take_newest(owner)));
+        flows.reverse();
+        flows
+    }
+
+    fn take_newest(&mut self, owner: u32) -> Option<Flow> {
+        let at = self.owners.get(owner as usize)?.newest;
+        let flow = self.entries.get(at as usize).copied()?;
+        self.remove(at);
+        Some(flow)
     }
 
     #[inline]

@@ -167,21 +167,22 @@ fn fragments_are_told_by_their_identification() {
         // The edit broke the header checksum; what counts here is what `of` reads.
         let mut header = parse(&build_udp(ip("10.0.0.1"), ip("10.0.0.9"), 1, 2, &[])).unwrap();
         header.total_bytes = packet.len();
-        FragmentId::of(Direction::ToVpc, &header, packet).unwrap()
+        Piece::of(Direction::ToVpc, &header, packet).unwrap()
     };
     let first = of(&fragment("10.0.0.1", 7, 0, true));
     let later = of(&fragment("10.0.0.1", 7, 2, false));
     let other = of(&fragment("10.0.0.1", 8, 2, false));
-    assert_eq!(first, later);
+    assert_eq!(first.id, later.id);
     let mut ring = FragmentRing::default();
-    ring.allow(0, first);
-    assert!(ring.allows(29_999, &later));
-    assert!(!ring.allows(30_000, &later));
-    assert!(!ring.allows(0, &other));
+    ring.allow(0, &first);
+    assert_eq!(ring.follows(29_999, &later), Follows::Yes);
+    assert_eq!(ring.follows(30_000, &later), Follows::Nothing);
+    assert_eq!(ring.follows(0, &other), Follows::Nothing);
     for number in 100..100 + u16::try_from(fragment::FRAGMENTS_PER_OWNER).unwrap() {
-        ring.allow(0, of(&fragment("10.0.0.1", number, 0, true)));
+        ring.allow(0, &of(&fragment("10.0.0.1", number, 0, true)));
     }
-    assert!(!ring.allows(0, &later), "the ring is bounded");
+    let follows = ring.follows(0, &later);
+    assert_eq!(follows, Follows::Nothing, "the ring is bounded");
 }
 
 #[test]
@@ -196,10 +197,53 @@ fn ipv6_fragments_are_told_behind_other_headers() {
         payload.extend([0; 16]);
         build_ip(ip("fd00::1"), ip("fd00::2"), protocol::HOP_BY_HOP, &payload)
     };
-    let of = |packet: &[u8]| FragmentId::of(Direction::ToVpc, &parse(packet).unwrap(), packet);
+    let of = |packet: &[u8]| Piece::of(Direction::ToVpc, &parse(packet).unwrap(), packet);
     let (first, later) = (of(&chain(1)).unwrap(), of(&chain(8)).unwrap());
-    assert_eq!(first, later);
+    assert_eq!(first.id, later.id);
+    assert_eq!((first.start_bytes, first.end_bytes), (0, 24));
+    assert_eq!((later.start_bytes, later.end_bytes), (8, 32));
     assert!(format!("{first:?}").contains(&0xdead_beef_u32.to_string()));
+}
+
+#[test]
+fn a_later_fragment_begins_behind_the_longest_first_one() {
+    let header = parse(&build_udp(ip("10.0.0.1"), ip("10.0.0.9"), 1, 2, &[])).unwrap();
+    let numbered = |identification, start_bytes, end_bytes| {
+        let packet = fragment("10.0.0.1", identification, 0, true);
+        Piece {
+            start_bytes,
+            end_bytes,
+            ..Piece::of(Direction::ToVpc, &header, &packet).unwrap()
+        }
+    };
+    let piece = |start_bytes, end_bytes| numbered(7, start_bytes, end_bytes);
+    let mut ring = FragmentRing::default();
+    for first_bytes in [24, 8] {
+        ring.allow(0, &piece(0, first_bytes));
+        assert_eq!(ring.follows(0, &piece(8, 16)), Follows::Overlaps);
+        assert_eq!(ring.follows(0, &piece(16, 32)), Follows::Overlaps);
+        assert_eq!(ring.follows(0, &piece(24, 32)), Follows::Yes);
+    }
+    // The longer one leaves the ring before the shorter one.
+    for other in 101..100 + u16::try_from(fragment::FRAGMENTS_PER_OWNER).unwrap() {
+        ring.allow(0, &numbered(other, 0, 8));
+    }
+    assert_eq!(ring.follows(0, &piece(8, 16)), Follows::Overlaps);
+}
+
+#[test]
+fn the_fragment_of_a_fragment_has_no_identity() {
+    let chain = |second: u16| {
+        let mut payload = vec![44, 0, 0, 1, 0, 0, 0, 1, 17, 0];
+        payload.extend(second.to_be_bytes());
+        payload.extend([0, 0, 0, 2]);
+        payload.extend([0; 16]);
+        build_ip(ip("fd00::1"), ip("fd00::2"), protocol::FRAGMENT, &payload)
+    };
+    for packet in [chain(0), chain(1), chain(8)] {
+        let header = parse(&packet).unwrap();
+        assert_eq!(Piece::of(Direction::ToVpc, &header, &packet), None);
+    }
 }
 
 proptest! {

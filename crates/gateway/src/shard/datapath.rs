@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
-use masque_gateway_core::{ClientVerdict, Dataplane, Now, VpcIndex, VpcVerdict};
+use masque_gateway_core::{ClientVerdict, Dataplane, Now, SlotId, VpcIndex, VpcVerdict};
 use masque_packet::segment::{GsoInfo, segments};
 use masque_tun::{READ_BUFFER_BYTES, TunError, Written};
 
 use super::{
     Shard,
     figures::ShardFigures,
+    fragmented::{collect_fragments, keep_fragments, send_fragments},
     port::Port,
     tunnels::{Tunnel, TunnelKey, Tunnels},
     vpc_port::VpcPort,
@@ -18,7 +19,7 @@ use super::{
 use crate::{command::HandedPacket, mailbox::Mailbox};
 
 /// RFC 9484 §6: Context ID 0 means that an IP packet follows.
-const CONTEXT: [u8; 1] = [0];
+pub(super) const CONTEXT: [u8; 1] = [0];
 
 /// Datagrams taken from one port's connections a turn.
 const DATAGRAMS_A_TURN: usize = 1024;
@@ -30,19 +31,25 @@ const HANDED_A_TURN: usize = 64;
 /// their requests.
 const REPLY_BYTES: usize = 65_536;
 
+/// The longest IP packet.
+pub(super) const PACKET_BYTES: usize = 65_536;
+
 /// Buffers that every packet of the shard passes, one after the other.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     read: Box<[u8]>,
     reply: Box<[u8]>,
+    /// A packet that is to be fragmented, and one fragment of it.
+    whole: Box<[u8]>,
 }
 
 impl Scratch {
-    /// Two buffers; nothing else is allocated.
+    /// Three buffers; nothing else is allocated.
     pub(crate) fn new() -> Self {
         Self {
             read: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             reply: vec![0; REPLY_BYTES].into_boxed_slice(),
+            whole: vec![0; 2 * PACKET_BYTES].into_boxed_slice(),
         }
     }
 }
@@ -68,6 +75,7 @@ impl Shard {
                         plane: &mut self.plane,
                         vpcs: &mut self.vpcs,
                         reply: &mut self.scratch.reply,
+                        whole: &mut self.scratch.whole,
                     };
                     if let Some(answer) = inward.packet(tunnel, &packet, now) {
                         send_packet(port, key, answer, &mut self.figures);
@@ -97,6 +105,7 @@ impl Shard {
             plane: &mut self.plane,
             vpcs: &mut self.vpcs,
             reply: &mut self.scratch.reply,
+            whole: &mut self.scratch.whole,
         };
         if let Some(answer) = inward.packet(tunnel, packet, now)
             && let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port)
@@ -187,6 +196,8 @@ impl Shard {
         let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
         let mut outward = Outward {
             at,
+            plane: &mut self.plane,
+            whole: &mut self.scratch.whole,
             tunnels: &self.tunnels,
             ports: &mut self.ports,
             peers: &self.peers,
@@ -205,25 +216,32 @@ impl Shard {
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
             };
-            let Some(vpc) = self.vpcs.get_mut(&handed.vpc) else {
-                continue;
-            };
-            let reply = &mut self.scratch.reply;
-            let (bytes, gso) = (&mut handed.bytes, &handed.gso);
-            let verdict = self
-                .plane
-                .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
-            let mut outward = Outward {
-                at,
-                tunnels: &self.tunnels,
-                ports: &mut self.ports,
-                peers: &self.peers,
-                waiting: &mut self.waiting,
-                figures: &mut self.figures,
-            };
-            outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
+            self.handed_packet(&mut handed, at, now);
+            self.mailbox.recycle(handed);
         }
         true
+    }
+
+    fn handed_packet(&mut self, handed: &mut HandedPacket, at: Instant, now: Now) {
+        let Some(vpc) = self.vpcs.get(&handed.vpc) else {
+            return;
+        };
+        let reply = &mut self.scratch.reply;
+        let (bytes, gso) = (&mut handed.bytes, &handed.gso);
+        let verdict = self
+            .plane
+            .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
+        let mut outward = Outward {
+            at,
+            plane: &mut self.plane,
+            whole: &mut self.scratch.whole,
+            tunnels: &self.tunnels,
+            ports: &mut self.ports,
+            peers: &self.peers,
+            waiting: &mut self.waiting,
+            figures: &mut self.figures,
+        };
+        outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
     }
 }
 
@@ -232,6 +250,7 @@ struct Inward<'a> {
     plane: &'a mut Dataplane,
     vpcs: &'a mut BTreeMap<VpcIndex, VpcPort>,
     reply: &'a mut [u8],
+    whole: &'a mut [u8],
 }
 
 impl Inward<'_> {
@@ -240,6 +259,15 @@ impl Inward<'_> {
         let vpc = self.vpcs.get_mut(&tunnel.grant.index)?;
         let staged = vpc.writer.stage(&vpc.queue, packet)?;
         match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
+            ClientVerdict::Forward {
+                fragment_to_bytes: Some(mtu_bytes),
+                ..
+            } => {
+                let whole = &mut self.whole[..staged.len()];
+                whole.copy_from_slice(staged);
+                collect_fragments(vpc, whole, mtu_bytes, self.reply);
+                None
+            }
             ClientVerdict::Forward { header, .. } => {
                 vpc.writer.commit(&vpc.queue, &header);
                 None
@@ -253,6 +281,8 @@ impl Inward<'_> {
 /// What a packet of a VPC needs.
 struct Outward<'a> {
     at: Instant,
+    plane: &'a mut Dataplane,
+    whole: &'a mut [u8],
     tunnels: &'a Tunnels,
     ports: &'a mut [Port],
     peers: &'a [Arc<Mailbox>],
@@ -272,35 +302,23 @@ impl Outward<'_> {
         reply: &[u8],
     ) {
         match verdict {
-            VpcVerdict::ToSession { slot, .. } => {
+            VpcVerdict::ToSession {
+                slot,
+                fragment_to_bytes,
+                ..
+            } => {
                 let Some(tunnel) = self.tunnels.by_slot(slot) else {
                     return;
                 };
-                let waits =
-                    self.waiting.holds(slot) || !room(self.ports, tunnel.key, packet.len(), gso);
-                if waits {
-                    self.waiting.push(self.at, slot, packet, gso, self.figures);
-                    return;
-                }
-                let port = self
-                    .ports
-                    .iter_mut()
-                    .find(|p| p.number() == tunnel.key.port);
-                if let Some(port) = port {
-                    send_segments(port, tunnel.key, packet, gso, false, self.figures);
-                }
+                self.to_client(slot, tunnel.key, packet, gso, fragment_to_bytes);
             }
             VpcVerdict::HandOver { shard } => {
-                let handed = HandedPacket {
-                    vpc: index,
-                    gso: *gso,
-                    bytes: packet.to_vec(),
-                };
                 let peer = self.peers.get(usize::from(shard));
-                if peer.is_some_and(|peer| peer.hand_over(handed)) {
+                if peer.is_some_and(|peer| peer.hand_over(index, gso, packet)) {
                     self.figures.handovers += 1;
                 } else {
                     self.figures.handovers_lost += 1;
+                    self.plane.count_lost_hand_over(index);
                 }
             }
             VpcVerdict::Reply { len_bytes, .. } => {
@@ -309,6 +327,35 @@ impl Outward<'_> {
                 }
             }
             VpcVerdict::Drop(_) => {}
+        }
+    }
+
+    /// Gives a packet to its client's connection, or puts it with those that wait for it.
+    fn to_client(
+        &mut self,
+        slot: SlotId,
+        key: TunnelKey,
+        packet: &[u8],
+        gso: &GsoInfo,
+        fragment_to_bytes: Option<u16>,
+    ) {
+        let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port) else {
+            return;
+        };
+        let (at, waiting, figures) = (self.at, &mut *self.waiting, &mut *self.figures);
+        let waits = waiting.holds(slot) || !room(port, key, packet.len(), gso);
+        match (waits, fragment_to_bytes) {
+            (false, None) => send_segments(port, key, packet, gso, false, figures),
+            (true, None) => waiting.push(at, slot, packet, gso, figures),
+            (false, Some(mtu_bytes)) => {
+                send_fragments(port, key, (packet, gso), mtu_bytes, self.whole, figures);
+            }
+            (true, Some(mtu_bytes)) => {
+                let waiting = |fragment: &[u8], figures: &mut ShardFigures| {
+                    waiting.push(at, slot, fragment, &GsoInfo::default(), figures);
+                };
+                keep_fragments((packet, gso), mtu_bytes, self.whole, figures, waiting);
+            }
         }
     }
 }
@@ -329,10 +376,9 @@ fn send_packet(port: &mut Port, key: TunnelKey, packet: &[u8], figures: &mut Sha
 }
 
 /// Whether a client's connection could soon send a packet or super-packet of so many bytes.
-pub(super) fn room(ports: &mut [Port], key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
-    let port = ports.iter_mut().find(|port| port.number() == key.port);
+pub(super) fn room(port: &mut Port, key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
     let datagrams = gso.packets_at_most(packet_bytes);
-    port.is_none_or(|port| port.machine.has_room(key.conn, packet_bytes, datagrams))
+    port.machine.has_room(key.conn, packet_bytes, datagrams)
 }
 
 /// Queues every segment of a super-packet for a client, each written where it leaves from; all but

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use masque_gateway_core::{EndReason, Grant, Now, SessionId};
+use masque_gateway_core::{EndReason, Grant, MovedFlows, Now, SessionId};
 use masque_http3::{Code, Field, ResponseHead};
 use masque_model::IpNet;
 use masque_protocol::{Event, Role, Session, SessionError, from_prefixes, request};
@@ -13,7 +13,10 @@ use super::{
     requests::{CONTEXT_BYTES, MIN_MTU_BYTES},
     tunnels::{Origin, Tunnel, TunnelKey},
 };
-use crate::report::{SessionReport, Traffic};
+use crate::{
+    command::Command,
+    report::{SessionReport, Traffic},
+};
 
 impl Shard {
     /// Answers 200 and says at once what the client has: many never ask (ADDRESS_ASSIGN and
@@ -162,7 +165,7 @@ impl Shard {
             return;
         };
         let session = tunnel.grant.session;
-        self.plane.detach(tunnel.slot);
+        let moved = self.plane.detach(tunnel.slot);
         self.figures.count_end(reason);
         tracing::info!(
             shard = self.id, %session, attachment = %tunnel.grant.name, reason = reason.as_str(),
@@ -171,6 +174,8 @@ impl Shard {
         self.control
             .release(now, tunnel.grant.attachment, session, reason);
         self.tell_use(key);
+        // Only now does the other shard know that it carries the traffic again.
+        self.send_flows(moved);
     }
 
     /// Tells the machine whether a connection is in use: it has a tunnel, or one that waits for its
@@ -184,6 +189,21 @@ impl Shard {
         if let Some(port) = self.ports.iter_mut().find(|p| p.number() == port) {
             port.machine.set_in_use(conn, in_use);
         }
+    }
+
+    /// Flows follow their attachment to the shard that carries its traffic.
+    pub(super) fn send_flows(&self, moved: Option<MovedFlows>) {
+        let Some(moved) = moved else {
+            return;
+        };
+        tracing::debug!(
+            shard = self.id,
+            to = moved.shard(),
+            flows = moved.count(),
+            "flows move"
+        );
+        let to = moved.shard();
+        self.control.send(to, Command::Flows(Box::new(moved)));
     }
 
     /// The registry ended a session of this shard.

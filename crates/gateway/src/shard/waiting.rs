@@ -18,6 +18,8 @@ use super::{
     Shard,
     datapath::{room, send_segments},
     figures::ShardFigures,
+    port::Port,
+    tunnels::{TunnelKey, Tunnels},
 };
 
 /// Memory of packets that wait in one shard, for all its clients.
@@ -85,19 +87,13 @@ impl Shard {
             let (tunnels, ports) = (&self.tunnels, &mut self.ports);
             // What waits for a client that has left is taken and dropped.
             let has_room = |slot, bytes, gso: &GsoInfo| {
-                let tunnel = tunnels.by_slot(slot);
-                tunnel.is_none_or(|tunnel| room(ports, tunnel.key, bytes, gso))
+                let found = connection(tunnels, ports, slot);
+                found.is_none_or(|(key, port)| room(port, key, bytes, gso))
             };
             let Some(next) = self.waiting.queue.pop(now_us, has_room) else {
                 return false;
             };
-            let tunnel = self.tunnels.by_slot(next.session);
-            let found = tunnel.and_then(|tunnel| {
-                let port = self.ports.iter_mut();
-                let port = port.find(|port| port.number() == tunnel.key.port)?;
-                Some((tunnel.key, port))
-            });
-            let Some((key, port)) = found else {
+            let Some((key, port)) = connection(&self.tunnels, &mut self.ports, next.session) else {
                 self.figures.unsendable += next.gso.packets_at_most(next.packet.len()) as u64;
                 continue;
             };
@@ -115,4 +111,15 @@ impl Shard {
         }
         true
     }
+}
+
+/// Where a client's packets leave.
+fn connection<'a>(
+    tunnels: &Tunnels,
+    ports: &'a mut [Port],
+    slot: SlotId,
+) -> Option<(TunnelKey, &'a mut Port)> {
+    let key = tunnels.by_slot(slot)?.key;
+    let port = ports.iter_mut().find(|port| port.number() == key.port)?;
+    Some((key, port))
 }

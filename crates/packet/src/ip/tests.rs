@@ -125,6 +125,13 @@ fn every_error_has_its_packet() {
         (edited(&v4, |p| p[0] = 0x44), PacketError::BadHeaderLength),
         (edited(&v4, |p| p[0] = 0x4f), PacketError::BadHeaderLength),
         (edited(&v6, |p| p[6] = 60), PacketError::ExtensionChain),
+        (
+            edited(&build_ip(V4_A, V4_B, 6, &[0; 16]), |p| {
+                p[6] = 0x20;
+                resum(p);
+            }),
+            PacketError::TinyFragment,
+        ),
     ];
     for (packet, error) in &cases {
         assert_eq!(parse(packet), Err(*error), "{packet:02x?}");
@@ -246,6 +253,16 @@ proptest! {
             prop_assert_eq!(parsed, Err(PacketError::ExtensionChain));
             return Ok(());
         }
+        let least = match last {
+            6 => 20,
+            132 => 12,
+            1 | 17 | 58 => 8,
+            _ => 0,
+        };
+        if fragment == (Fragment::First { more: true }) && data < least {
+            prop_assert_eq!(parsed, Err(PacketError::TinyFragment));
+            return Ok(());
+        }
         let header = parsed.unwrap();
         prop_assert_eq!(header.protocol, protocol);
         prop_assert_eq!(header.upper_offset, 40 + offset);
@@ -292,6 +309,7 @@ fn a_second_fragment_header_does_not_hide_the_first() {
         bytes.extend([0, 0, 0, 1, 17, 0]);
         bytes.extend(second.to_be_bytes());
         bytes.extend([0, 0, 0, 1]);
+        bytes.extend([0; 8]);
         parse(&build_ip(V6_A, V6_B, 44, &bytes)).unwrap().fragment
     };
     assert_eq!(chain(0, 0), Fragment::First { more: false });
@@ -299,4 +317,36 @@ fn a_second_fragment_header_does_not_hide_the_first() {
     assert_eq!(chain(0, 1), Fragment::First { more: true });
     assert_eq!(chain(0, 8), Fragment::Later);
     assert_eq!(chain(8, 0), Fragment::Later);
+}
+
+/// RFC 7112 §5 and RFC 1858 §3.2.1: what a rule looks at is in the first fragment.
+#[test]
+fn a_first_fragment_has_its_upper_layer_header() {
+    let least = [(6, 20), (17, 8), (136, 8), (132, 12), (33, 12), (50, 0)];
+    let of_family = [(V4_A, V4_B, 1), (V6_A, V6_B, 58)];
+    for (source, destination, icmp) in of_family {
+        for (protocol, least_bytes) in least.into_iter().chain([(icmp, 8)]) {
+            let with = |more: u16, data: usize| {
+                let mut payload = Vec::new();
+                if source.is_ipv6() {
+                    payload.extend([60, 0, 0, u8::try_from(more).unwrap(), 0, 0, 0, 1]);
+                    payload.extend([protocol, 0, 1, 4, 0, 0, 0, 0]);
+                }
+                payload.resize(payload.len() + data, 0);
+                let first = if source.is_ipv6() { 44 } else { protocol };
+                let mut packet = build_ip(source, destination, first, &payload);
+                if source.is_ipv4() {
+                    packet[6..8].copy_from_slice(&(more << 13).to_be_bytes());
+                    resum(&mut packet);
+                }
+                parse(&packet)
+            };
+            assert!(with(1, least_bytes).is_ok(), "{protocol}");
+            for data in 0..least_bytes {
+                let tiny = Err(PacketError::TinyFragment);
+                assert_eq!(with(1, data), tiny, "{protocol}: {data}");
+                assert!(with(0, data).is_ok(), "nothing follows");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Outer links of different sizes.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -194,4 +194,36 @@ fn links_of_9000() {
 #[test]
 fn an_underlay_smaller_than_the_access() {
     passes(9000, 1500);
+}
+
+/// RFC 1812 §4.2.2.7: what a workload sends without Don't Fragment arrives, whether it comes to the
+/// gateway in one piece or in fragments that are too long themselves.
+#[test]
+fn a_long_datagram_without_dont_fragment_reaches_the_client() {
+    const PORT: u16 = 7000;
+    let Some(mut fabric) = fabric(1500, 9000) else {
+        return;
+    };
+    let datagrams = "{name: datagrams, direction: FromVPC, ports: [{protocol: UDP}]}";
+    fabric.manifests.production().rules.push(datagrams.into());
+    let workload = &fabric.work_1p;
+    workload.sysctl("net.ipv4.ip_no_pmtu_disc", "1");
+    let _gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    assert!(client.mtu() < 1500);
+    let receiver = fabric.laptop.enter(|| UdpSocket::bind(("0.0.0.0", PORT)));
+    let receiver = receiver.unwrap();
+    let wait = Duration::from_millis(500);
+    receiver.set_read_timeout(Some(wait)).unwrap();
+    let sender = workload.enter(|| UdpSocket::bind(("0.0.0.0", 0))).unwrap();
+    for link_mtu in ["9000", "1500"] {
+        workload.ip(&["link", "set", "eth0", "mtu", link_mtu]);
+        let datagram: Vec<u8> = (0..3_000_u16).map(|at| (at % 251) as u8).collect();
+        let mut buffer = vec![0; 65_536];
+        eventually("the datagram is there", || {
+            sender.send_to(&datagram, (client.ipv4(), PORT)).unwrap();
+            let received = receiver.recv(&mut buffer);
+            received.is_ok_and(|length| buffer[..length] == datagram)
+        });
+    }
 }

@@ -53,6 +53,14 @@ fn uploads_are_told_to_slow_down_and_keep_nobody_waiting() {
     let at_gateway = gateway.metrics();
     let told = client.dropped("send_congested")
         + at_gateway.sum("masque_gateway_shard_events_total", &["client_congested"]);
-    assert!(told > 0, "nobody was told: {}", client.ask(&["status", "--json"]));
-    assert_eq!(client.dropped("send_queue_full"), 0, "before memory ran out");
+    assert!(
+        told > 0,
+        "nobody was told: {}",
+        client.ask(&["status", "--json"])
+    );
+    assert_eq!(
+        client.dropped("send_queue_full"),
+        0,
+        "before memory ran out"
+    );
 }

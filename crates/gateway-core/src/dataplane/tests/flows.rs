@@ -306,6 +306,122 @@ fn later_fragments_follow_their_first_one() {
     assert_eq!(bench.up_drop(slot, fragment(9, 3, false)), unmatched);
 }
 
+/// Everything to a port but one.
+fn all_but_dns(direction: Direction) -> Snapshot {
+    let mut rules = snapshot("vpc", 9);
+    rules.rules = vec![
+        Rule {
+            ports: vec![port_of_any(protocol::UDP)],
+            ..rule("udp", Action::Allow, direction)
+        },
+        Rule {
+            ports: vec![port(protocol::UDP, 53)],
+            ..rule("dns", Action::Deny, direction)
+        },
+    ];
+    rules
+}
+
+fn port_of_any(protocol: u8) -> masque_model::PortMatch {
+    masque_model::PortMatch {
+        protocol: masque_model::ProtocolMatch::Number(protocol),
+        ports: None,
+    }
+}
+
+/// A fragment of an IPv6 packet with Destination Options of 8 bytes and then `upper`.
+fn v6_fragment(from: &str, to: &str, units: u16, more: bool, data: &[u8]) -> Vec<u8> {
+    let mut payload = vec![if units == 0 { 60 } else { 17 }, 0];
+    payload.extend((units << 3 | u16::from(more)).to_be_bytes());
+    payload.extend([0, 0, 0, 7]);
+    if units == 0 {
+        payload.extend([17, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    payload.extend(data);
+    build_ip(ip(from), ip(to), protocol::FRAGMENT, &payload)
+}
+
+fn udp_header(from: u16, to: u16) -> Vec<u8> {
+    udp_ports(CLIENT, WORKLOAD, from, to)[20..28].to_vec()
+}
+
+/// RFC 7112 §5: ports that come in a later fragment are ports that no rule saw.
+#[test]
+fn a_first_fragment_without_its_ports_does_not_pass() {
+    let ways = [
+        (Direction::ToVpc, CLIENT_V6, WORKLOAD_V6, CLIENT, WORKLOAD),
+        (Direction::FromVpc, WORKLOAD_V6, CLIENT_V6, WORKLOAD, CLIENT),
+    ];
+    for (direction, from, to, from_v4, to_v4) in ways {
+        let mut bench = Bench::new(&[all_but_dns(direction)]);
+        let slot = bench.open(5);
+        let mut refusal = |packet: Vec<u8>| match direction {
+            Direction::ToVpc => bench.up_drop(slot, packet).0,
+            Direction::FromVpc => bench.down_drop(packet).0,
+        };
+        let tiny = DropReason::TinyFragment;
+        assert_eq!(refusal(v6_fragment(from, to, 0, true, &[])), tiny);
+        let dns = v6_fragment(from, to, 1, false, &udp_header(1, 53));
+        assert_eq!(refusal(dns), DropReason::FragmentUnmatched);
+        for bytes in 0..8 {
+            let data = &udp_header(1, 53)[..bytes];
+            assert_eq!(refusal(v6_fragment(from, to, 0, true, data)), tiny);
+            let v4 = build_ip(ip(from_v4), ip(to_v4), protocol::UDP, data);
+            assert_eq!(refusal(edited(v4, |packet| packet[6] = 0x20)), tiny);
+        }
+        let denied = v6_fragment(from, to, 0, true, &udp_header(1, 53));
+        assert_eq!(refusal(denied), DropReason::PolicyDenied);
+    }
+}
+
+/// A receiver that takes the later of two overlapping fragments would see other ports than the rules.
+#[test]
+fn a_later_fragment_does_not_overwrite_what_was_judged() {
+    for direction in [Direction::ToVpc, Direction::FromVpc] {
+        let mut bench = Bench::new(&[all_but_dns(direction)]);
+        let slot = bench.open(5);
+        let (from, to) = match direction {
+            Direction::ToVpc => (CLIENT_V6, WORKLOAD_V6),
+            Direction::FromVpc => (WORKLOAD_V6, CLIENT_V6),
+        };
+        let mut verdict = |packet: Vec<u8>| match direction {
+            Direction::ToVpc => match bench.up(slot, packet) {
+                ClientVerdict::Forward { .. } => None,
+                ClientVerdict::Drop(reason) => Some(reason),
+                verdict => panic!("{verdict:?}"),
+            },
+            Direction::FromVpc => match bench.down(packet) {
+                VpcVerdict::ToSession { .. } => None,
+                VpcVerdict::Drop(reason) => Some(reason),
+                verdict => panic!("{verdict:?}"),
+            },
+        };
+        let first = v6_fragment(from, to, 0, true, &udp_header(1, 54));
+        assert_eq!(verdict(first), None);
+        let rewrite = v6_fragment(from, to, 1, true, &udp_header(1, 53));
+        assert_eq!(verdict(rewrite), Some(DropReason::FragmentOverlap));
+        assert_eq!(verdict(v6_fragment(from, to, 2, false, &[0; 8])), None);
+    }
+    // RFC 3128: offset 1 of IPv4 reaches the flags of a TCP header.
+    let (mut bench, slot) = connected();
+    let of_tcp = |field: u16, data: &[u8]| {
+        edited(
+            build_ip(ip(CLIENT), ip(WORKLOAD), protocol::TCP, data),
+            |packet| {
+                packet[6..8].copy_from_slice(&field.to_be_bytes());
+            },
+        )
+    };
+    let ack = tcp(CLIENT, WORKLOAD, (1_000, 80), tcp_flag::ACK)[20..].to_vec();
+    let padded = [ack, vec![0; 4]].concat();
+    assert!(bench.passes_up(slot, of_tcp(0x2000, &padded)));
+    for units in [1, 2] {
+        let refused = bench.up_drop(slot, of_tcp(units, &[0; 16]));
+        assert_eq!(refused, (DropReason::FragmentOverlap, None));
+    }
+    assert!(bench.passes_up(slot, of_tcp(3, &[0; 16])));
+}
+
 #[test]
 fn an_edit_cuts_fragments_under_way() {
     let first = snapshot("vpc", 9);

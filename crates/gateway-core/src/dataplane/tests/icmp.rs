@@ -76,10 +76,68 @@ fn n63_n64_too_big_tells_the_mtu_of_the_tunnel() {
         bench.down_drop(long(1_301 - 28)).0,
         DropReason::PacketTooBig
     );
-    let may_fragment = edited(long(1_301 - 28), |packet| packet[6] = 0);
-    assert_eq!(
-        bench.down_drop(may_fragment),
-        (DropReason::FragmentationNeeded, None)
+}
+
+/// RFC 1812 §4.2.2.7: without Don't Fragment a packet is fragmented, and §5.2.7.1: nobody is told.
+#[test]
+fn ipv4_without_dont_fragment_is_fragmented() {
+    let (mut bench, slot) = connected();
+    assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
+    let long = |from: &str, to: &str, ports: (u16, u16), bytes: usize| {
+        let packet = build_udp(ip(from), ip(to), ports.0, ports.1, &vec![0; bytes - 28]);
+        edited(packet, |packet| packet[6] = 0)
+    };
+    let down = |bytes| long(WORKLOAD, CLIENT, (53, 1_000), bytes);
+    let fragmented = |verdict| match verdict {
+        VpcVerdict::ToSession {
+            fragment_to_bytes, ..
+        } => fragment_to_bytes,
+        verdict => panic!("{verdict:?}"),
+    };
+    assert_eq!(fragmented(bench.down(down(1_400))), None);
+    assert_eq!(fragmented(bench.down(down(1_401))), Some(1_400));
+    bench.plane.set_mtu(slot, 1_300);
+    assert_eq!(fragmented(bench.down(down(3_028))), Some(1_300));
+    assert_eq!(bench.plane.counters(slot).unwrap().icmp_errors, 0);
+    // What is a fragment already, and ends where none may.
+    let far = edited(down(3_028), |packet| {
+        packet[6..8].copy_from_slice(&[0x1f, 0xff])
+    });
+    let first = edited(down(1_000), |packet| packet[6] = 0x20);
+    assert_eq!(fragmented(bench.down(first)), None);
+    let refused = bench.down_drop(far);
+    assert_eq!(refused, (DropReason::FragmentationNeeded, None));
+    // The other way, to a fabric that carries less than the tunnel.
+    bench.plane.set_fabric_mtu(1_350);
+    for (bytes, expected) in [(1_350, None), (1_351, Some(1_350))] {
+        match bench.up(slot, long(CLIENT, WORKLOAD, (1_000, 53), bytes)) {
+            ClientVerdict::Forward {
+                fragment_to_bytes, ..
+            } => assert_eq!(fragment_to_bytes, expected),
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+}
+
+#[test]
+fn segments_without_dont_fragment_are_fragmented_one_by_one() {
+    use masque_packet::segment::GsoKind;
+    let (mut bench, slot) = connected();
+    assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
+    let mut packet = edited(
+        build_udp(ip(WORKLOAD), ip(CLIENT), 53, 1_000, &[0; 6_000]),
+        |packet| packet[6] = 0,
+    );
+    let gso = GsoInfo {
+        kind: GsoKind::UdpL4,
+        segment_bytes: 1_472,
+        ..GsoInfo::default()
+    };
+    let verdict = bench.down_gso(&mut packet, &gso);
+    let fragment_to_bytes = Some(MTU);
+    assert!(
+        matches!(verdict, VpcVerdict::ToSession { fragment_to_bytes: to, .. } if to == fragment_to_bytes),
+        "{verdict:?}"
     );
 }
 
