@@ -46,7 +46,7 @@ fn table() -> Result<(), Failure> {
     let options = Options::from_env()?;
     Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
     interrupt::watch()?;
-    let mut rig = rig::Rig::build(&options.work, &options.congestion)?;
+    let mut rig = rig::Rig::build(&options.work)?;
     let tunnels = tunnel::all(&mut rig, &options)?;
     let mut results = report::Results::new(&options, &tunnels);
     let outcome = rounds::run(&mut rig, &tunnels.up, &options, &mut results);
@@ -72,7 +72,7 @@ fn hold() -> Result<(), Failure> {
     let options = Options::from_env()?;
     Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
     interrupt::watch()?;
-    let mut rig = rig::Rig::build(&options.work, &options.congestion)?;
+    let mut rig = rig::Rig::build(&options.work)?;
     let tunnels = tunnel::all(&mut rig, &options)?;
     if let Some(&mode) = options.modes.first() {
         rig.set_mode(mode)?;

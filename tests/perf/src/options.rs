@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf, str::FromStr, time::Duration};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, figure::tcp};
 
 /// Fewest rounds of a run that is meant to be quoted.
 const ROUNDS: u32 = 5;
@@ -80,13 +80,15 @@ impl Options {
         let quick = number("BENCH_QUICK", 0)? != 0;
         let seconds = number("BENCH_SECONDS", if quick { 1 } else { TCP_SECONDS })?;
         let rounds = number("BENCH_ROUNDS", if quick { 1 } else { ROUNDS })?.clamp(1, ROUNDS_MAX);
+        let congestion = env::var("BENCH_TCP").unwrap_or_else(|_| CONGESTION.into());
+        tcp::check_congestion(&congestion)?;
         let short = Duration::from_millis(if quick { 300 } else { 1000 });
         Ok(Self {
             rounds,
             only: words("BENCH_ONLY"),
             modes: modes()?,
             tcp: Duration::from_secs(seconds.max(1).into()),
-            congestion: env::var("BENCH_TCP").unwrap_or_else(|_| CONGESTION.into()),
+            congestion,
             ping: short,
             udp: short / 2,
             idle_wait: Duration::from_secs(

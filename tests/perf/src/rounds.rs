@@ -151,6 +151,7 @@ fn once(
             streams,
             reverse,
             time: options.tcp,
+            congestion: &options.congestion,
         }
         .run(rig, tunnel.target)
     };
@@ -171,6 +172,7 @@ fn once(
                 streams: 4,
                 reverse: false,
                 time: std::time::Duration::from_secs(seconds),
+                congestion: &options.congestion,
             };
             let running = load.start(rig, tunnel.target)?;
             // Slow start and the tunnel's own window are over by then.

@@ -48,7 +48,7 @@ impl Sheet {
 
 /// Runs everything and writes `scale.json` beside `latest.json`.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let mut rig = Rig::build(&options.work, &options.congestion)?;
+    let mut rig = Rig::build(&options.work)?;
     let connector = Connector::of_command(&rig, options)?;
     let identities = identities(options.sessions)?;
     let mut ids = vec![connector.id.clone()];
@@ -95,6 +95,7 @@ fn sessions(
         streams: 1,
         reverse: false,
         time: options.tcp,
+        congestion: &options.congestion,
     };
     cpu::wait_for_idle(options.idle_wait)?;
     let alone = transfer.run(rig, TARGET)?;
@@ -167,7 +168,7 @@ fn set_ups(
     rig: &Rig,
     gateway: &Gateway,
     clients: &mut Clients,
-    transfer: &TcpRun,
+    transfer: &TcpRun<'_>,
     alone_gbit_s: f64,
     options: &Options,
     sheet: &mut Sheet,

@@ -132,6 +132,7 @@ pub(super) fn rules(
         streams: 1,
         reverse: false,
         time: options.tcp,
+        congestion: &options.congestion,
     };
     let mut rates = [Samples::default(), Samples::default()];
     let mut costs = rates.clone();
