@@ -17,6 +17,7 @@ mod refusals;
 mod restart;
 mod roaming;
 mod running;
+mod service;
 mod start;
 mod vrf;
 
