@@ -18,6 +18,9 @@ const GRACE: Duration = Duration::from_secs(8);
 /// default, but root chooses any of these for a socket, as iperf3 does at both ends.
 const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
+/// Where the rig's iperf3 listens.
+pub(crate) const PORT: u16 = 5201;
+
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TcpRun<'a> {
@@ -27,6 +30,8 @@ pub(crate) struct TcpRun<'a> {
     pub(crate) time: Duration,
     /// Congestion control of both ends.
     pub(crate) congestion: &'a str,
+    /// Where iperf3 listens.
+    pub(crate) port: u16,
 }
 
 /// What came of it.
@@ -42,9 +47,12 @@ impl TcpRun<'_> {
     pub(crate) fn start(&self, rig: &Rig, target: Ipv4Addr) -> Result<Process, Failure> {
         let (target, streams) = (target.to_string(), self.streams.to_string());
         let time = self.time.as_secs().max(1).to_string();
+        let port = self.port.to_string();
         let mut args = vec![
             "-c",
             &target,
+            "-p",
+            &port,
             "-P",
             &streams,
             "-t",
@@ -64,7 +72,7 @@ impl TcpRun<'_> {
             &program,
             &args,
             &[],
-            &rig.work().join("iperf3.json"),
+            &rig.work().join(format!("iperf3-{port}.json")),
         )
     }
 
@@ -73,17 +81,25 @@ impl TcpRun<'_> {
         let look = Look::now()?;
         let text = self.start(rig, target)?.output(self.time + GRACE)?;
         let usage = look.usage()?;
-        let (gbit_s, gigabytes) = received(&text)
-            .ok_or_else(|| Failure::program("iperf3", format!("no result in {text}")))?;
-        if sent_by(&text).is_some_and(|used| used != self.congestion) {
-            let what = format!("did not run TCP by {}: {text}", self.congestion);
-            return Err(Failure::program("iperf3", what));
-        }
+        let (gbit_s, gigabytes) = self.received(&text)?;
         Ok(TcpResult {
             gbit_s,
             gigabytes,
             usage,
         })
+    }
+}
+
+impl TcpRun<'_> {
+    /// Rate and volume, in Gbit/s and GB, that iperf3 tells of this run at its end.
+    pub(crate) fn received(&self, text: &str) -> Result<(f64, f64), Failure> {
+        let sums = received(text)
+            .ok_or_else(|| Failure::program("iperf3", format!("no result in {text}")))?;
+        if sent_by(text).is_some_and(|used| used != self.congestion) {
+            let what = format!("did not run TCP by {}: {text}", self.congestion);
+            return Err(Failure::program("iperf3", what));
+        }
+        Ok(sums)
     }
 }
 
@@ -103,7 +119,7 @@ fn find_congestion(name: &str, available: &str) -> Result<(), Failure> {
 }
 
 /// Rate and volume as the receiver saw them.
-pub(crate) fn received(json: &str) -> Option<(f64, f64)> {
+fn received(json: &str) -> Option<(f64, f64)> {
     let json: Value = serde_json::from_str(json).ok()?;
     let sum = json.get("end")?.get("sum_received")?;
     let number = |name: &str| sum.get(name).and_then(Value::as_f64).filter(|n| *n > 0.0);
