@@ -25,8 +25,8 @@ pub(crate) use attach::unavailable;
 /// Attachments of one snapshot.
 pub const MAX_ATTACHMENTS: usize = 20_000;
 
-/// Rules of one snapshot.
-pub const MAX_RULES: usize = 4_096;
+/// Rules of one snapshot: as many as a gateway takes.
+pub const MAX_RULES: usize = 16_384;
 
 /// Names of attachments in the rules of one snapshot, all rules together.
 pub const MAX_RULE_ATTACHMENTS: usize = 1_000_000;

@@ -1,6 +1,7 @@
 //! The packet half: every packet of one shard gets a verdict here.
 
 mod answer;
+mod audit;
 mod checks;
 mod client;
 mod directory;
@@ -26,9 +27,12 @@ use crate::reason::DropReason;
 use crate::registry::Grant;
 use crate::tables::Tables;
 use answer::IcmpBuckets;
+use audit::AuditNotes;
 use directory::{Directory, Owner};
 pub use moved::MovedFlows;
 use slot::Slot;
+
+pub use audit::{AUDIT_NOTES_MAX, AuditNote};
 
 /// Who takes one from the hop limit: RFC 9484 §7.2 wants it done once per direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,6 +210,7 @@ pub struct Dataplane {
     flows: FlowTable,
     vpcs: Vec<Option<Box<VpcState>>>,
     strays: Counters,
+    audit: AuditNotes,
     idle: idle::Scan,
 }
 
@@ -233,6 +238,7 @@ impl Dataplane {
             flows: FlowTable::new(config.flow_entries, config.hash_seed),
             vpcs: Vec::new(),
             strays: Counters::default(),
+            audit: AuditNotes::new(),
             idle: idle::Scan::default(),
         };
         dataplane.set_tables(now, tables);

@@ -31,8 +31,8 @@ pub mod address;
 
 pub use counters::{Counters, Traffic};
 pub use dataplane::{
-    ClientVerdict, Dataplane, DataplaneConfig, FlowGauge, HopLimit, IcmpRates, MovedFlows,
-    VpcVerdict,
+    AUDIT_NOTES_MAX, AuditNote, ClientVerdict, Dataplane, DataplaneConfig, FlowGauge, HopLimit,
+    IcmpRates, MovedFlows, VpcVerdict,
 };
 pub use id::{AttachmentId, Now, SessionId, SessionRef, SlotId, VpcIndex};
 pub use policy::{Explanation, FlowQuestion, PolicyVerdict, RuleName};
@@ -42,4 +42,6 @@ pub use registry::{
     MAX_FIXED_ADDRESSES, MAX_POOLS, MAX_RULES, PoolUsage, Refusal, Registry, RegistryConfig,
     Released, Scope, SessionInfo, SnapshotError,
 };
-pub use tables::{AttachmentTable, ExplainError, LOCATOR_PREFIX_BITS, Tables, VpcTables};
+pub use tables::{
+    AttachmentTable, ExplainError, Explained, LOCATOR_PREFIX_BITS, Tables, VpcTables,
+};

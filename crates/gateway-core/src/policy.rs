@@ -108,6 +108,11 @@ impl Policy {
         }
     }
 
+    /// The name of a rule that [`decide`](Self::decide) gave.
+    pub(crate) fn rule_name(&self, rule: u32) -> Option<&RuleName> {
+        self.rules.get(rule as usize).map(|rule| &rule.name)
+    }
+
     /// Decides about the first packet of a flow.
     pub(crate) fn decide(&self, query: &Query) -> Decision {
         let (mut denied, mut allowed, mut audit) = (None, None::<(u32, u64)>, None);

@@ -95,7 +95,7 @@ reasons! {
     NoRoute = "no_route",
         "No route of this attachment leads there; see routes and allowedRoutes.";
     /// A Deny rule matched.
-    PolicyDenied = "policy_denied", "A Deny rule of a VPCAccessPolicy matches; `explain` names it.";
+    PolicyDenied = "policy_denied", "A Deny rule of a VPCAccessPolicy matches; `masque-gateway explain` names it.";
     /// No Allow rule matched.
     PolicyNotAllowed = "policy_not_allowed",
         "No Allow rule of a VPCAccessPolicy matches; add one, everything else is denied.";

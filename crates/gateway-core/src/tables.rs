@@ -65,8 +65,21 @@ pub enum ExplainError {
     #[error("this gateway runs no VPCIngressPoint or VPC `{0}`; see `masque-gateway status`")]
     UnknownVpc(String),
     /// No attachment of this name there.
-    #[error("`{0}` is no ConnectorAttachment of this ingress point")]
-    UnknownAttachment(ObjectName),
+    #[error("`{0}` is no ConnectorAttachment that this gateway serves")]
+    UnknownAttachment(String),
+}
+
+/// What becomes of a flow at one ingress point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The VPCIngressPoint.
+    pub ingress_point: ObjectName,
+    /// The VPC.
+    pub vpc: ObjectName,
+    /// The ConnectorAttachment.
+    pub attachment: ObjectName,
+    /// What becomes of the flow, and why.
+    pub explanation: Explanation,
 }
 
 impl Tables {
@@ -100,22 +113,35 @@ impl Tables {
         by_point.or_else(|| self.vpcs().find(|vpc| is_called(&vpc.vpc, name)))
     }
 
-    /// What becomes of a flow and which rule decides.
+    /// What becomes of a flow and which rule decides, at each ingress point that serves an attachment
+    /// called `attachment` (`name` or `namespace/name`). With `vpc`, the name of an ingress point or
+    /// VPC as for [`find`](Self::find), at that one only.
     ///
-    /// `vpc` is the name of an ingress point or VPC as for [`find`](Self::find).
+    /// The scope that a session asked for (RFC 9484 §4.6) is not in it: it narrows further.
     ///
     /// # Errors
     /// The VPC or the attachment is not known.
     pub fn explain(
         &self,
-        vpc: &str,
-        attachment: &ObjectName,
+        vpc: Option<&str>,
+        attachment: &str,
         flow: &FlowQuestion,
-    ) -> Result<Explanation, ExplainError> {
-        let vpc = self
-            .find(vpc)
-            .ok_or_else(|| ExplainError::UnknownVpc(vpc.into()))?;
-        vpc.explain(attachment, flow)
+    ) -> Result<Vec<Explained>, ExplainError> {
+        let points: Vec<_> = match vpc {
+            None => self.vpcs().collect(),
+            Some(name) => {
+                let unknown = || ExplainError::UnknownVpc(name.into());
+                vec![self.find(name).ok_or_else(unknown)?]
+            }
+        };
+        let explained: Vec<Explained> = points
+            .into_iter()
+            .flat_map(|vpc| vpc.explain(attachment, flow))
+            .collect();
+        if explained.is_empty() {
+            return Err(ExplainError::UnknownAttachment(attachment.into()));
+        }
+        Ok(explained)
     }
 }
 
@@ -194,31 +220,40 @@ impl VpcTables {
         self.mtu_bytes
     }
 
-    /// What becomes of a flow and which rule decides.
-    ///
-    /// # Errors
-    /// The attachment is not known.
-    pub fn explain(
-        &self,
-        attachment: &ObjectName,
-        flow: &FlowQuestion,
-    ) -> Result<Explanation, ExplainError> {
-        let unknown = || ExplainError::UnknownAttachment(attachment.clone());
-        let id = *self.ids.get(attachment).ok_or_else(unknown)?;
-        let table = self.attachment(id).ok_or_else(unknown)?;
-        if table.suspended {
-            return Ok(Explanation::dropped(DropReason::AttachmentGone));
-        }
-        if self.is_fabric(flow.remote) && flow.direction == Direction::ToVpc {
-            return Ok(Explanation::dropped(DropReason::LocatorDestination));
-        }
-        if !table.routes(flow.remote) {
-            return Ok(Explanation::dropped(match flow.direction {
-                Direction::ToVpc => DropReason::NoRoute,
-                Direction::FromVpc => DropReason::SourceOutsideRoutes,
-            }));
-        }
-        Ok(self.policy.explain(id, flow))
+    /// What becomes of a flow of every attachment that is called so.
+    fn explain(&self, attachment: &str, flow: &FlowQuestion) -> Vec<Explained> {
+        let called = self
+            .ids
+            .iter()
+            .filter(|(name, _)| is_called(name, attachment));
+        let explained = called.filter_map(|(name, id)| {
+            Some(Explained {
+                ingress_point: self.ingress_point.clone(),
+                vpc: self.vpc.clone(),
+                attachment: name.clone(),
+                explanation: self.explanation(*id, flow)?,
+            })
+        });
+        explained.collect()
+    }
+
+    fn explanation(&self, id: AttachmentId, flow: &FlowQuestion) -> Option<Explanation> {
+        let table = self.attachment(id)?;
+        let to_vpc = flow.direction == Direction::ToVpc;
+        let dropped = if table.suspended {
+            DropReason::AttachmentGone
+        } else if to_vpc && self.is_fabric(flow.remote) {
+            DropReason::LocatorDestination
+        } else if to_vpc && self.is_gateway_address(flow.remote) {
+            DropReason::GatewayAddress
+        } else if !table.routes(flow.remote) && to_vpc {
+            DropReason::NoRoute
+        } else if !table.routes(flow.remote) {
+            DropReason::SourceOutsideRoutes
+        } else {
+            return Some(self.policy.explain(id, flow));
+        };
+        Some(Explanation::dropped(dropped))
     }
 
     #[inline]

@@ -242,6 +242,7 @@ fn nothing_is_allocated_per_packet() {
     let (mut forwarded, mut delivered, mut answered, mut judged) = (0u64, 0u64, 0u64, 0u64);
     let gso = GsoInfo::default();
     let mut expired = Vec::with_capacity(16);
+    let mut noted = 0u64;
     let mut round = |number: u64| {
         let now = Now {
             mono_ms: NOW.mono_ms + number * 10,
@@ -266,11 +267,16 @@ fn nothing_is_allocated_per_packet() {
             }
         }
         plane.expired(now, &mut expired);
+        let missed = plane.take_audit_notes(|note| {
+            noted += u64::from(std::hint::black_box(note.rule).rule.is_empty()) + 1;
+        });
+        noted += missed;
     };
     round(0);
     let count = allocations(|| (1..=50).for_each(&mut round));
     assert_eq!(count, 0, "allocations while {judged} packets were judged");
     assert!(judged > 150_000 && forwarded > 50_000 && delivered > 50_000 && answered > 100);
+    assert!(noted > 0, "flows that Audit would deny took place");
     assert_eq!(
         plane.flow_gauge().flows,
         plane.flow_gauge().capacity,

@@ -8,7 +8,9 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use masque_telemetry::LogFormat;
 
-use crate::{operator_source::OperatorArgs, state::CONTROL_SOCKET, sysctls::Setting};
+use crate::{
+    explain::ExplainArgs, operator_source::OperatorArgs, state::CONTROL_SOCKET, sysctls::Setting,
+};
 
 /// Terminates CONNECT-IP tunnels (RFC 9484) and bridges their packets into SRv6 VPCs.
 #[derive(Debug, Parser)]
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Sessions(AskArgs),
     /// Show what a running gateway does: VPCs, listeners, pools, shards, problems.
     Status(AskArgs),
+    /// Say what becomes of a flow, and which rule decides.
+    Explain(ExplainArgs),
     /// Write kernel settings of this network namespace, as a pod's privileged init container does.
     Sysctls {
         /// Such as net.ipv4.ip_forward=1; only names under net. are taken.
@@ -191,7 +195,7 @@ mod tests {
             assert_eq!(ask.socket(), Some(PathBuf::from(socket)));
         }
         let command = Cli::command();
-        for name in ["status", "sessions"] {
+        for name in ["status", "sessions", "explain"] {
             let ask = command.find_subcommand(name).unwrap();
             let dir = ask.get_arguments().find(|a| a.get_id() == "state_dir");
             assert_eq!(dir.unwrap().get_env().unwrap(), "STATE_DIRECTORY");

@@ -138,7 +138,12 @@ impl Fatal {
     /// That no ingress point can run; because of the first error of one, else the first of all.
     pub(crate) fn nothing_to_run(dir: &Path, problems: &[(bool, String)]) -> Self {
         let errors = || problems.iter().filter(|(error, _)| *error);
-        let of_a_point = errors().find(|(_, line)| line.contains("VPCIngressPoint "));
+        // After the place, if there is one; others name an ingress point because it lacks.
+        let is_of_a_point = |line: &str| {
+            let mut heads = line.split(": ").take(2);
+            heads.any(|head| head.starts_with("VPCIngressPoint "))
+        };
+        let of_a_point = errors().find(|(_, line)| is_of_a_point(line));
         Self::NothingToRun {
             path: dir.to_owned(),
             reason: of_a_point
@@ -208,17 +213,24 @@ mod tests {
     fn nothing_to_run_says_what_is_wrong_with_the_ingress_point() {
         let lines = [
             (true, "a.yaml: too long"),
+            (
+                true,
+                "c.yaml:2: ConnectorAttachment c: spec.vpcRef: VPCIngressPoint p has problems",
+            ),
             (false, "VPCIngressPoint p: a warning"),
-            (true, "VPCIngressPoint p: there is no Secret; add one"),
+            (
+                true,
+                "p.yaml:9: VPCIngressPoint p: there is no Secret; add one",
+            ),
         ];
         let lines = lines.map(|(error, line)| (error, line.to_owned()));
         let text = |lines: &[_]| Fatal::nothing_to_run(Path::new("/m"), lines).to_string();
         let all = text(&lines);
         assert!(
-            all.contains("can run: VPCIngressPoint p: there is no Secret"),
+            all.contains("can run: p.yaml:9: VPCIngressPoint p: there is no Secret"),
             "{all}"
         );
-        assert!(text(&lines[..2]).contains("can run: a.yaml: too long"));
+        assert!(text(&lines[..3]).contains("can run: a.yaml: too long"));
         assert!(text(&[]).contains("can run; `masque-gateway check /m`"));
     }
 }

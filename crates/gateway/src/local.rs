@@ -1,4 +1,4 @@
-//! The control socket: `masque-gateway sessions` and `status` ask a running gateway.
+//! The control socket: `masque-gateway sessions`, `status` and `explain` ask a running gateway.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -22,11 +22,12 @@ use crate::{
     args::AskArgs,
     control::Control,
     exit::Fatal,
+    explain,
     report::{Ask, SessionReport, StatusReport, human_age, human_bytes},
 };
 
 /// A question is one short line.
-const MAX_ASK_BYTES: u64 = 1024;
+pub(crate) const MAX_ASK_BYTES: u64 = 1024;
 /// The longest answer a client of the socket reads.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
 /// Connections answered at one time; more wait.
@@ -100,16 +101,19 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
     let text = match serde_json::from_str::<Ask>(line.trim()) {
         Ok(Ask::Sessions) => serde_json::to_string(&control.sessions().await)?,
         Ok(Ask::Status) => serde_json::to_string(&control.status().await)?,
+        Ok(Ask::Explain(question)) => {
+            serde_json::to_string(&explain::answer(&question, &control.tables()))?
+        }
         Err(error) => serde_json::json!({ "error": error.to_string() }).to_string(),
     };
     writer.write_all(text.as_bytes()).await?;
     writer.write_all(b"\n").await
 }
 
-fn ask<T: DeserializeOwned>(path: &Path, question: Ask) -> io::Result<T> {
+fn ask<T: DeserializeOwned>(path: &Path, question: &Ask) -> io::Result<T> {
     let mut stream = BlockingStream::connect(path)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-    stream.write_all(serde_json::to_string(&question)?.as_bytes())?;
+    stream.write_all(serde_json::to_string(question)?.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut answer = String::new();
     BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
@@ -125,12 +129,20 @@ fn socket(args: &AskArgs) -> Result<PathBuf, Fatal> {
     })
 }
 
-fn asked<T: DeserializeOwned>(args: &AskArgs, question: Ask) -> Result<T, Fatal> {
+/// Asks the gateway that `args` names.
+///
+/// # Errors
+/// [`Fatal::Usage`] when they name none, [`Fatal::NotRunning`] when it does not answer.
+pub(crate) fn asked<T: DeserializeOwned>(args: &AskArgs, question: &Ask) -> Result<T, Fatal> {
     let path = socket(args)?;
     ask(&path, question).map_err(|error| Fatal::NotRunning { path, error })
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fatal> {
+/// Prints an answer for machines.
+///
+/// # Errors
+/// [`Fatal::Os`] when it has no JSON form.
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fatal> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Fatal::Os {
         what: "cannot write JSON",
         error: e.into(),
@@ -144,7 +156,7 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fatal> {
 /// # Errors
 /// [`Fatal::NotRunning`] when no gateway answers.
 pub(crate) fn print_sessions(args: &AskArgs) -> Result<(), Fatal> {
-    let sessions: Vec<SessionReport> = asked(args, Ask::Sessions)?;
+    let sessions: Vec<SessionReport> = asked(args, &Ask::Sessions)?;
     if args.json {
         return print_json(&sessions);
     }
@@ -189,7 +201,7 @@ pub(crate) fn print_sessions(args: &AskArgs) -> Result<(), Fatal> {
 /// # Errors
 /// [`Fatal::NotRunning`] when no gateway answers.
 pub(crate) fn print_status(args: &AskArgs) -> Result<(), Fatal> {
-    let status: StatusReport = asked(args, Ask::Status)?;
+    let status: StatusReport = asked(args, &Ask::Status)?;
     if args.json {
         return print_json(&status);
     }

@@ -11,6 +11,7 @@ mod command;
 mod control;
 mod development;
 mod exit;
+mod explain;
 mod init;
 mod local;
 mod mailbox;
@@ -58,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<(), Fatal> {
         Some(Command::Check { dir }) => check::check(&dir),
         Some(Command::Sessions(args)) => local::print_sessions(&args),
         Some(Command::Status(args)) => local::print_status(&args),
+        Some(Command::Explain(args)) => explain::print(&args),
         Some(Command::Sysctls { settings }) => sysctls::write(&settings),
         Some(Command::Completions { shell }) => {
             let name = "masque-gateway";

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Question;
+
 /// One session, as `masque-gateway sessions` lists it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SessionReport {
@@ -101,13 +103,15 @@ pub(crate) struct StatusReport {
 }
 
 /// What the control socket may be asked: one line of JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Ask {
     /// Every session.
     Sessions,
     /// The gateway as a whole.
     Status,
+    /// What becomes of a flow.
+    Explain(Question),
 }
 
 /// Bytes in a form people read: 1.2 MB.

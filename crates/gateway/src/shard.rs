@@ -4,6 +4,7 @@
 //! A turn takes what is there, in this order: commands, UDP, timers, requests, datagrams, TUN,
 //! handed packets, sends, and what waits. Every step has a budget, so that no peer keeps the others waiting.
 
+mod audit;
 mod datapath;
 mod figures;
 mod fragmented;
@@ -329,8 +330,9 @@ impl Shard {
         }
     }
 
-    /// Looks for idle sessions, and for an end of the drain.
+    /// Looks for idle sessions and for an end of the drain, and tells what Audit would deny.
     fn housekeeping(&mut self, now: Now) {
+        audit::tell(self.id, &mut self.plane);
         let mut expired = std::mem::take(&mut self.expired);
         expired.clear();
         self.plane.expired(now, &mut expired);

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The file that remembers who has which address.
 const ADDRESSES: &str = "addresses.json";
-/// The socket that `masque-gateway sessions` and `status` ask.
+/// The socket that `masque-gateway sessions`, `status` and `explain` ask.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The key of stateless resets.
 const RESET_SECRET: &str = "reset.key";

@@ -114,12 +114,14 @@ impl Gateway {
         self.metrics().sum("masque_gateway_sessions", &[])
     }
 
-    /// `masque-gateway COMMAND` about this gateway.
+    /// `masque-gateway COMMAND` about this gateway; the words of the command have no blanks.
     #[track_caller]
     pub fn ask(&self, command: &str) -> String {
         let dir = self.dir.to_str().expect("a plain path");
         let program = program("masque-gateway").to_str().expect("a plain path");
-        self.ns.run(program, &[command, "--manifests", dir])
+        let mut words: Vec<&str> = command.split_whitespace().collect();
+        words.extend(["--manifests", dir]);
+        self.ns.run(program, &words)
     }
 
     /// What it logged.

@@ -4,6 +4,7 @@
 mod cpu;
 mod failure;
 mod figure;
+mod goals;
 mod interrupt;
 mod machine;
 mod options;
@@ -12,6 +13,8 @@ mod report;
 mod rig;
 mod rounds;
 mod scale;
+mod shards;
+mod sheet;
 mod stats;
 mod tunnel;
 
@@ -26,10 +29,12 @@ fn main() -> ExitCode {
     let mode = args.next().unwrap_or_else(|| "table".into());
     let done = match mode.as_str() {
         "table" => table(),
-        "scale" => scale(),
+        "scale" => apart(scale::run),
+        "shards" => apart(shards::run),
+        "goals" => Options::from_env().map(|options| goals::print(&options)),
         "hold" => hold(),
         other => Err(Failure::Usage(format!(
-            "no mode {other:?}; there are table (the default), scale and hold"
+            "no mode {other:?}; there are table (the default), scale, shards, goals and hold"
         ))),
     };
     match done {
@@ -46,7 +51,7 @@ fn table() -> Result<(), Failure> {
     let options = Options::from_env()?;
     Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
     interrupt::watch()?;
-    let mut rig = rig::Rig::build(&options.work, &options.congestion)?;
+    let mut rig = rig::Rig::build(&options.work)?;
     let tunnels = tunnel::all(&mut rig, &options)?;
     let mut results = report::Results::new(&options, &tunnels);
     let outcome = rounds::run(&mut rig, &tunnels.up, &options, &mut results);
@@ -55,16 +60,19 @@ fn table() -> Result<(), Failure> {
         print!("{}", report::text(&results));
         report::write_json(&results, &options.json)?;
         println!("\nwritten: {}", options.json.display());
+        goals::print(&options);
     }
     outcome
 }
 
-/// Sessions, edits, rules.
-fn scale() -> Result<(), Failure> {
+/// A run with rigs of its own, beside the table: sessions, edits and rules, or packet threads.
+fn apart(run: fn(&Options) -> Result<(), Failure>) -> Result<(), Failure> {
     let options = Options::from_env()?;
     Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
     interrupt::watch()?;
-    scale::run(&options)
+    run(&options)?;
+    goals::print(&options);
+    Ok(())
 }
 
 /// Keeps the rig up until a signal, for measurements and profiles by hand.
@@ -72,7 +80,7 @@ fn hold() -> Result<(), Failure> {
     let options = Options::from_env()?;
     Lab::available().map_err(|skip| Failure::Machine(skip.to_string()))?;
     interrupt::watch()?;
-    let mut rig = rig::Rig::build(&options.work, &options.congestion)?;
+    let mut rig = rig::Rig::build(&options.work)?;
     let tunnels = tunnel::all(&mut rig, &options)?;
     if let Some(&mode) = options.modes.first() {
         rig.set_mode(mode)?;

@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf, str::FromStr, time::Duration};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, figure::tcp};
 
 /// Fewest rounds of a run that is meant to be quoted.
 const ROUNDS: u32 = 5;
@@ -10,6 +10,8 @@ const ROUNDS: u32 = 5;
 const TCP_SECONDS: u32 = 3;
 /// Linux's own default. A machine may have another, which would be measured with the tunnels.
 const CONGESTION: &str = "cubic";
+/// What the goals say.
+const SESSIONS: u32 = 10_000;
 /// A descriptor each, and an address of the pool.
 const SESSIONS_MAX: u32 = 15_000;
 /// More rounds than this is a mistake.
@@ -80,13 +82,15 @@ impl Options {
         let quick = number("BENCH_QUICK", 0)? != 0;
         let seconds = number("BENCH_SECONDS", if quick { 1 } else { TCP_SECONDS })?;
         let rounds = number("BENCH_ROUNDS", if quick { 1 } else { ROUNDS })?.clamp(1, ROUNDS_MAX);
+        let congestion = env::var("BENCH_TCP").unwrap_or_else(|_| CONGESTION.into());
+        tcp::check_congestion(&congestion)?;
         let short = Duration::from_millis(if quick { 300 } else { 1000 });
         Ok(Self {
             rounds,
             only: words("BENCH_ONLY"),
             modes: modes()?,
             tcp: Duration::from_secs(seconds.max(1).into()),
-            congestion: env::var("BENCH_TCP").unwrap_or_else(|_| CONGESTION.into()),
+            congestion,
             ping: short,
             udp: short / 2,
             idle_wait: Duration::from_secs(
@@ -94,7 +98,7 @@ impl Options {
             ),
             repeats: number("BENCH_REPEATS", if quick { 0 } else { 2 })?,
             rules: number("BENCH_RULES", 1000)?,
-            sessions: number("BENCH_SESSIONS", if quick { 50 } else { 1000 })?
+            sessions: number("BENCH_SESSIONS", if quick { 50 } else { SESSIONS })?
                 .clamp(2, SESSIONS_MAX),
             steps: words("BENCH_STEPS"),
             peers: env::var_os("MASQUE_PEERS").map_or_else(|| target.join("peers"), PathBuf::from),

@@ -92,8 +92,8 @@ impl fmt::Display for Merging {
 }
 
 impl Rig {
-    /// `congestion` is what TCP runs by, at both ends.
-    pub(crate) fn build(work: &Path, congestion: &str) -> Result<Self, Failure> {
+    /// The links and namespaces, and iperf3 where the workload is; `work` is made.
+    pub(crate) fn build(work: &Path) -> Result<Self, Failure> {
         for (program, package) in [
             ("ethtool", "ethtool"),
             ("iperf3", "iperf3"),
@@ -123,9 +123,6 @@ impl Rig {
         ] {
             ns.address(link, &format!("{ipv4}/24"));
             ns.address(link, &format!("{ipv6}/64"));
-        }
-        for ns in [&client, &workload] {
-            set_congestion(ns, congestion)?;
         }
         let mut rig = Self {
             processes: Vec::new(),
@@ -227,19 +224,6 @@ impl Rig {
         }
         Ok(())
     }
-}
-
-/// The congestion control of every connection that is opened or accepted in a namespace.
-fn set_congestion(ns: &Netns, name: &str) -> Result<(), Failure> {
-    ns.enter(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name))
-        .map_err(|error| {
-            let known = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-            let known = fs::read_to_string(known).unwrap_or_default();
-            Failure::Machine(format!(
-                "no TCP congestion control {name:?} ({error}); BENCH_TCP chooses one of: {}",
-                known.trim()
-            ))
-        })
 }
 
 fn ethtool(ns: &Netns, args: &[&str]) -> Result<String, Failure> {

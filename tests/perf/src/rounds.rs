@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
     figure::{
         Figure, echo,
-        tcp::{TcpResult, TcpRun},
+        tcp::{self, TcpResult, TcpRun},
         udp::Flood,
     },
     interrupt,
@@ -146,24 +146,26 @@ fn once(
     step: Step,
     options: &Options,
 ) -> Result<Measured, Failure> {
-    let tcp = |streams, reverse| {
+    let run_tcp = |streams, reverse| {
         TcpRun {
             streams,
             reverse,
             time: options.tcp,
+            congestion: &options.congestion,
+            port: tcp::PORT,
         }
         .run(rig, tunnel.target)
     };
     match step {
-        Step::Up1 => Ok(up(tunnel, tcp(1, false)?)),
+        Step::Up1 => Ok(up(tunnel, run_tcp(1, false)?)),
         Step::Up4 => {
-            let result = tcp(4, false)?;
+            let result = run_tcp(4, false)?;
             Ok(Measured {
                 figures: vec![(Figure::Tcp4, result.gbit_s)],
                 usage: result.usage,
             })
         }
-        Step::Reverse => Ok(reverse(tunnel, tcp(1, true)?)),
+        Step::Reverse => Ok(reverse(tunnel, run_tcp(1, true)?)),
         Step::Ping => ping(rig, tunnel, options, [Figure::RttP50, Figure::RttP99]),
         Step::PingLoaded => {
             let seconds = options.ping.as_secs() + 2;
@@ -171,6 +173,8 @@ fn once(
                 streams: 4,
                 reverse: false,
                 time: std::time::Duration::from_secs(seconds),
+                congestion: &options.congestion,
+                port: tcp::PORT,
             };
             let running = load.start(rig, tunnel.target)?;
             // Slow start and the tunnel's own window are over by then.

@@ -5,9 +5,6 @@ mod edit;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use masque_client::{AttachConfig, ConnectorIdentity, GatewayUrl, ServerTrust, VpcName};
-use serde_json::{Map, Value, json};
-
 use self::clients::Clients;
 use crate::{
     cpu::{self, Look},
@@ -20,60 +17,64 @@ use crate::{
     machine::Machine,
     options::Options,
     rig::Rig,
+    sheet::Sheet,
     stats::Samples,
     tunnel::masque::{Connector, GATEWAY_URL, Gateway, TARGET, VPC},
 };
+use masque_client::{AttachConfig, ConnectorIdentity, GatewayUrl, ServerTrust, VpcName};
 
+/// Beside the table's.
+pub(crate) const FILE: &str = "scale.json";
 /// Medians are of so many.
 const REPEATS: usize = 3;
 /// Handshakes under way at one time.
 const PARALLEL: usize = 64;
 /// How long idle sessions are watched before their memory is read: buffers of the handshake go.
 const SETTLE: Duration = Duration::from_secs(5);
-const FEW_RULES: u32 = 10;
-/// A gateway takes 4,096 for one ingress point.
-const MANY_RULES: u32 = 4_000;
-
-/// Figures of a run, in the order they were measured.
-struct Sheet {
-    values: Map<String, Value>,
-}
-
-impl Sheet {
-    fn add(&mut self, key: &str, value: f64, text: impl AsRef<str>) {
-        println!("{}", text.as_ref());
-        self.values.insert(key.into(), value.into());
-    }
-}
+pub(crate) const FEW_RULES: u32 = 10;
+/// What the goals say; a gateway takes 16,384 for one ingress point.
+pub(crate) const MANY_RULES: u32 = 10_000;
+/// Sessions that come in one go beside a transfer, as the goals have it.
+const STORM: usize = 1_000;
 
 /// Runs everything and writes `scale.json` beside `latest.json`.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let mut rig = Rig::build(&options.work, &options.congestion)?;
-    let connector = Connector::of_command(&rig, options)?;
-    let identities = identities(options.sessions)?;
-    let mut ids = vec![connector.id.clone()];
-    ids.extend(identities.iter().map(|i| i.public_id().to_string()));
-    let gateway = Gateway::start(&mut rig, options, &ids, FEW_RULES)?;
-    gateway.attach(&mut rig, &connector)?;
-    echo::serve(&rig.workload, TARGET)?;
-
     let machine = Machine::describe();
     println!(
         "{} · kernel {} · commit {} · {}",
         machine.processor, machine.kernel, machine.commit, machine.date
     );
-    let mut sheet = Sheet { values: Map::new() };
-    sessions(&mut rig, &gateway, identities, options, &mut sheet)?;
-    edit::edits(&rig, &gateway, FEW_RULES, &mut sheet)?;
+    let mut sheet = Sheet::default();
+    {
+        let identities = identities(options.sessions)?;
+        let (mut rig, gateway) = set_up(options, "sessions", &identities)?;
+        sessions(&mut rig, &gateway, identities, options, &mut sheet)?;
+        let among = format!("_among_{}", options.sessions);
+        edit::edits(&rig, &gateway, FEW_RULES, &among, &mut sheet)?;
+        rig.check()?;
+    }
+    let (mut rig, gateway) = set_up(options, "policy", &[])?;
+    edit::edits(&rig, &gateway, FEW_RULES, "", &mut sheet)?;
     edit::rules(&rig, &gateway, options, [FEW_RULES, MANY_RULES], &mut sheet)?;
-    edit::edits(&rig, &gateway, MANY_RULES, &mut sheet)?;
+    edit::edits(&rig, &gateway, MANY_RULES, "", &mut sheet)?;
     rig.check()?;
-    let path = options.json.with_file_name("scale.json");
-    let json = json!({
-        "commit": machine.commit, "date": machine.date, "kernel": machine.kernel,
-        "processor": machine.processor, "cores": machine.cores, "figures": sheet.values,
-    });
-    fs::write(&path, format!("{json:#}\n")).map_err(Failure::file(&path))
+    sheet.write(&machine, &options.json.with_file_name(FILE))
+}
+
+/// A gateway that knows `identities`, and datum-connect attached to it.
+fn set_up(
+    options: &Options,
+    name: &str,
+    identities: &[Arc<ConnectorIdentity>],
+) -> Result<(Rig, Gateway), Failure> {
+    let mut rig = Rig::build(&options.work.join(name))?;
+    let connector = Connector::of_command(&rig, options)?;
+    let mut ids = vec![connector.id.clone()];
+    ids.extend(identities.iter().map(|i| i.public_id().to_string()));
+    let gateway = Gateway::start(&mut rig, options, &ids, FEW_RULES, &[])?;
+    gateway.attach(&mut rig, &connector)?;
+    echo::serve(&rig.workload, TARGET)?;
+    Ok((rig, gateway))
 }
 
 fn identities(count: u32) -> Result<Vec<Arc<ConnectorIdentity>>, Failure> {
@@ -95,9 +96,11 @@ fn sessions(
         streams: 1,
         reverse: false,
         time: options.tcp,
+        congestion: &options.congestion,
+        port: tcp::PORT,
     };
     cpu::wait_for_idle(options.idle_wait)?;
-    let alone = transfer.run(rig, TARGET)?;
+    let alone = transfers(rig, gateway, &transfer, options, || Ok(()))?;
     let rss_before = rss_kib(gateway.pid)?;
     set_ups(
         rig,
@@ -111,26 +114,17 @@ fn sessions(
     idle(gateway, &mut clients, rss_before, sheet)?;
 
     let count = clients.count();
-    let (mut rates, mut costs) = (Samples::default(), Samples::default());
-    for _ in 0..REPEATS {
-        cpu::wait_for_idle(options.idle_wait)?;
-        let result = transfer.run(rig, TARGET)?;
-        rates.push(result.gbit_s);
-        costs.push(result.usage.process(gateway.pid) / result.gigabytes);
-        clients.idle(Duration::from_millis(100))?;
-    }
-    let alone_cost = alone.usage.process(gateway.pid) / alone.gigabytes;
-    let (rate, cost) = (
-        rates.median().unwrap_or_default(),
-        costs.median().unwrap_or_default(),
-    );
+    let beside = transfers(rig, gateway, &transfer, options, || {
+        clients.idle(Duration::from_millis(100))
+    })?;
+    sheet.keep("idle_sessions", to_f64(count));
     sheet.add(
         "gateway_cpu_ratio_many_sessions",
-        cost / alone_cost,
+        beside.cost / alone.cost,
         format!(
-            "transfer beside {count} idle sessions: {rate:.2} Gbit/s at {cost:.2} gateway CPU-s/GB \
-             (alone {:.2} at {alone_cost:.2})",
-            alone.gbit_s
+            "transfer beside {count} idle sessions: {:.2} Gbit/s at {:.2} gateway CPU-s/GB \
+             (alone {:.2} at {:.2}), medians of {REPEATS}",
+            beside.gbit_s, beside.cost, alone.gbit_s, alone.cost
         ),
     );
     let up = clients.up();
@@ -140,6 +134,33 @@ fn sessions(
         format!("{up} of {count} sessions are still up"),
     );
     Ok(())
+}
+
+/// Medians of some transfers: Gbit/s, and seconds of the gateway's processor time a gigabyte.
+struct Transfers {
+    gbit_s: f64,
+    cost: f64,
+}
+
+fn transfers(
+    rig: &Rig,
+    gateway: &Gateway,
+    transfer: &TcpRun<'_>,
+    options: &Options,
+    mut between: impl FnMut() -> Result<(), Failure>,
+) -> Result<Transfers, Failure> {
+    let (mut rates, mut costs) = (Samples::default(), Samples::default());
+    for _ in 0..REPEATS {
+        cpu::wait_for_idle(options.idle_wait)?;
+        let result = transfer.run(rig, TARGET)?;
+        rates.push(result.gbit_s);
+        costs.push(result.usage.process(gateway.pid) / result.gigabytes);
+        between()?;
+    }
+    Ok(Transfers {
+        gbit_s: rates.median().unwrap_or_default(),
+        cost: costs.median().unwrap_or_default(),
+    })
 }
 
 fn configs(
@@ -162,25 +183,26 @@ fn configs(
     Ok(identities.into_iter().map(config).collect())
 }
 
-/// Half of the sessions are set up alone, half of them beside a transfer.
+/// The last thousand sessions, or half of them, are set up beside a transfer, the others alone.
 fn set_ups(
     rig: &Rig,
     gateway: &Gateway,
     clients: &mut Clients,
-    transfer: &TcpRun,
+    transfer: &TcpRun<'_>,
     alone_gbit_s: f64,
     options: &Options,
     sheet: &mut Sheet,
 ) -> Result<(), Failure> {
-    let (count, half) = (clients.count(), clients.count() / 2);
+    let count = clients.count();
+    let alone = count - STORM.min(count / 2);
     cpu::wait_for_idle(options.idle_wait)?;
     let look = Look::now()?;
-    let seconds = clients.bring_up(0..half, PARALLEL)?.as_secs_f64();
-    let each_ms = look.usage()?.process(gateway.pid) * 1e3 / to_f64(half);
+    let seconds = clients.bring_up(0..alone, PARALLEL)?.as_secs_f64();
+    let each_ms = look.usage()?.process(gateway.pid) * 1e3 / to_f64(alone);
     sheet.add(
         "setup_seconds",
         seconds,
-        format!("{half} sessions set up in {seconds:.2} s, {PARALLEL} at a time, clients on the same cores"),
+        format!("{alone} sessions set up in {seconds:.2} s, {PARALLEL} at a time, clients on the same cores"),
     );
     sheet.add(
         "setup_gateway_cpu_ms",
@@ -190,17 +212,20 @@ fn set_ups(
 
     let running = transfer.start(rig, TARGET)?;
     interrupt::sleep(Duration::from_millis(300))?;
-    let seconds = clients.bring_up(half..count, PARALLEL)?.as_secs_f64();
-    let (gbit_s, _) = tcp::received(&running.output(transfer.time * 4)?)
-        .ok_or_else(|| Failure::program("iperf3", "no result"))?;
+    let seconds = clients.bring_up(alone..count, PARALLEL)?.as_secs_f64();
+    let (gbit_s, _) = transfer.received(&running.output(transfer.time * 4)?)?;
     let ratio = gbit_s / alone_gbit_s;
     sheet.add(
         "setup_beside_transfer_seconds",
         seconds,
         format!(
             "{} sessions set up in {seconds:.2} s beside a transfer",
-            count - half
+            count - alone
         ),
+    );
+    sheet.keep(
+        "setup_beside_transfer_seconds_per_1000",
+        seconds * 1e3 / to_f64(count - alone),
     );
     sheet.add(
         "transfer_beside_setup_ratio",

@@ -1,15 +1,20 @@
 //! The configurations: one way each from the client to a workload behind the gateway.
 
+mod connect_ip_go;
 pub(crate) mod masque;
 mod plain;
 mod seg6;
 mod wireguard;
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     failure::Failure,
     options::Options,
+    process::which,
     rig::{Merging, Rig},
 };
 
@@ -40,15 +45,33 @@ pub(crate) struct Tunnels {
 type SetUp = fn(&mut Rig, &Options) -> Result<Tunnel, Failure>;
 
 /// In the order of the tables.
-const ALL: [(&str, SetUp); 7] = [
+const ALL: [(&str, SetUp); 8] = [
     ("plain", plain::set_up),
     ("seg6", seg6::set_up),
     ("wireguard-go", wireguard::set_up_go),
     ("wireguard-go+gro", wireguard::set_up_go_gro),
     ("wireguard-go+srv6", wireguard::set_up_go_srv6),
     ("boringtun", wireguard::set_up_boringtun),
+    (connect_ip_go::NAME, connect_ip_go::set_up),
     (masque::NAME, masque::set_up),
 ];
+
+/// Where a peer's program is, by any of its names: in the folder of peers, or installed.
+fn find(peers: &Path, names: &[&str]) -> Result<PathBuf, Failure> {
+    let folders = [peers.join("bin"), peers.to_owned()];
+    let there = |name: &&str| {
+        let in_peers = folders.iter().map(|f| f.join(name)).find(|p| p.is_file());
+        in_peers.or_else(|| which(name))
+    };
+    let missing = || {
+        Failure::Machine(format!(
+            "no {} in {} or $PATH",
+            names.join(" or "),
+            peers.display()
+        ))
+    };
+    names.iter().find_map(there).ok_or_else(missing)
+}
 
 /// Sets up every configuration that was asked for; one that cannot be is skipped with a reason.
 pub(crate) fn all(rig: &mut Rig, options: &Options) -> Result<Tunnels, Failure> {

@@ -52,6 +52,7 @@ impl Dataplane {
                 slot: &*slot,
                 owner,
                 flows: &mut self.flows,
+                audit: &mut self.audit,
             };
             let pass = gate.pass(Direction::ToVpc, &header, packet)?;
             Ok((header, pass))

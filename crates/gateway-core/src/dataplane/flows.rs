@@ -1,11 +1,14 @@
 //! Whether a packet may pass: by the flow it belongs to, else by scope, routes and rules.
 
+use std::sync::Arc;
+
 use masque_model::Direction;
 use masque_packet::flow::{FlowKey, flow_key};
 use masque_packet::icmp::{IcmpKind, classify, quoted_flow};
 use masque_packet::ip::{Fragment, IpHeader, IpVersion};
 use masque_packet::protocol;
 
+use super::audit::{AuditNotes, Note};
 use super::directory::Owner;
 use super::slot::Slot;
 use crate::flow::{FlowId, FlowState, FlowTable, Follows, Judged, Piece, TcpFlags};
@@ -18,10 +21,11 @@ use crate::tables::VpcTables;
 #[derive(Debug)]
 pub(super) struct Gate<'a> {
     pub(super) now: Now,
-    pub(super) vpc: &'a VpcTables,
+    pub(super) vpc: &'a Arc<VpcTables>,
     pub(super) slot: &'a Slot,
     pub(super) owner: &'a mut Owner,
     pub(super) flows: &'a mut FlowTable,
+    pub(super) audit: &'a mut AuditNotes,
 }
 
 /// A packet may pass.
@@ -127,7 +131,7 @@ impl Gate<'_> {
         if opener != direction {
             return Err(DropReason::EchoReplyUnmatched);
         }
-        let judged = self.judge(direction, &key)?;
+        let judged = self.judge(direction, &key, false)?;
         let mut state = FlowState::new(key.protocol, direction);
         state.see(direction, flags);
         // No place is no error: the next packet is judged as this one was.
@@ -181,7 +185,8 @@ impl Gate<'_> {
             return Ok(false);
         };
         let (key, opener) = (flow.id().key, flow.state.opener());
-        match self.judge(opener, &key) {
+        let noted = flow.judged.audit_denied;
+        match self.judge(opener, &key, noted) {
             Ok(judged) => {
                 if let Some(flow) = self.flows.flow_mut(at) {
                     flow.judged = judged;
@@ -209,7 +214,8 @@ impl Gate<'_> {
             return Ok(None);
         };
         let key = flow.id().key;
-        self.judge(direction, &key)?;
+        // Asked once more when the packet opens its own flow, which is then noted.
+        self.judge(direction, &key, true)?;
         self.flows.remove(at);
         Ok(None)
     }
@@ -262,8 +268,14 @@ impl Gate<'_> {
         Err(unmatched)
     }
 
-    /// Whether `opener` may open a flow: attachment, scope, routes, rules, in this order.
-    fn judge(&self, opener: Direction, key: &FlowKey) -> Result<Judged, DropReason> {
+    /// Whether `opener` may open a flow: attachment, scope, routes, rules, in this order. What Audit
+    /// would have denied is noted for the log, unless it is `noted` already.
+    fn judge(
+        &mut self,
+        opener: Direction,
+        key: &FlowKey,
+        noted: bool,
+    ) -> Result<Judged, DropReason> {
         let table = self.vpc.attachment(self.slot.attachment);
         let table = table
             .filter(|table| !table.suspended())
@@ -308,15 +320,34 @@ impl Gate<'_> {
                 until_unix_s,
                 audit,
                 ..
-            } => Ok(Judged {
-                epoch: self.vpc.epoch(),
-                generation: self.owner.generation,
-                audit_denied: audit.is_some(),
-                until_unix_s,
-            }),
+            } => {
+                if let Some(rule) = audit.filter(|_| !noted) {
+                    self.note(rule, opener, key);
+                }
+                Ok(Judged {
+                    epoch: self.vpc.epoch(),
+                    generation: self.owner.generation,
+                    audit_denied: audit.is_some(),
+                    until_unix_s,
+                })
+            }
             Decision::Deny { .. } => Err(DropReason::PolicyDenied),
             Decision::NotAllowed => Err(DropReason::PolicyNotAllowed),
         }
+    }
+}
+
+impl Gate<'_> {
+    /// Notes a flow that `rule` would deny if it were enforced.
+    #[cold]
+    fn note(&mut self, rule: u32, opener: Direction, key: &FlowKey) {
+        self.audit.push(Note {
+            vpc: Arc::clone(self.vpc),
+            attachment: self.slot.attachment,
+            rule,
+            opener,
+            key: *key,
+        });
     }
 }
 

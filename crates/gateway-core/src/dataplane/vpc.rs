@@ -1,5 +1,7 @@
 //! Packets from the VPC.
 
+use std::sync::Arc;
+
 use masque_model::Direction;
 use masque_packet::edit::{ChecksumState, clamp_mss, decrement_hop_limit, mss_for_mtu};
 use masque_packet::icmp::Unreachable;
@@ -8,6 +10,7 @@ use masque_packet::protocol;
 use masque_packet::segment::{GsoInfo, GsoKind};
 
 use super::answer::{self, Answered, Rejection};
+use super::audit::AuditNotes;
 use super::checks::{is_link_local, is_unicast};
 use super::client::{Finished, count_answer, count_pass, to_the_gateway};
 use super::directory::{Directory, Owner, Place};
@@ -84,6 +87,7 @@ impl Dataplane {
             slots: &mut self.slots,
             owners: &mut self.owners,
             flows: &mut self.flows,
+            audit: &mut self.audit,
         };
         let found = check(vpc, packet).and_then(|header| Ok((header, desk.whose(&header)?)));
         let (slot, rejection) = match found {
@@ -103,12 +107,13 @@ impl Dataplane {
 struct Desk<'a> {
     now: Now,
     config: &'a DataplaneConfig,
-    vpc: &'a VpcTables,
+    vpc: &'a Arc<VpcTables>,
     state: &'a mut VpcState,
     directory: &'a Directory,
     slots: &'a mut [Slot],
     owners: &'a mut [Owner],
     flows: &'a mut FlowTable,
+    audit: &'a mut AuditNotes,
 }
 
 impl Desk<'_> {
@@ -154,6 +159,7 @@ impl Desk<'_> {
             slot: &*slot,
             owner,
             flows: self.flows,
+            audit: self.audit,
         };
         let pass = gate.pass(Direction::FromVpc, &header, packet)?;
         let shape = Shape::of(packet, &header, gso);

@@ -126,7 +126,7 @@ impl Policy {
             names.sort();
             names.dedup();
         }
-        let name = |rule: u32| self.rules.get(rule as usize).map(|rule| rule.name.clone());
+        let name = |rule: u32| self.rule_name(rule).cloned();
         match self.decide(&query) {
             Decision::Allow {
                 rule, until_unix_s, ..

@@ -18,6 +18,7 @@ mod refusals;
 mod restart;
 mod roaming;
 mod running;
+mod service;
 mod start;
 mod vrf;
 

@@ -42,6 +42,137 @@ fn denied_connections_fail_at_once_and_are_counted_with_the_reason() {
     gateway.wait_dropped(VPC, "policy_not_allowed", before + 1);
 }
 
+#[test]
+fn explain_names_the_rule_that_decides() {
+    let Some(fabric) = with_laptop() else { return };
+    let gateway = fabric.start_gateway();
+    let explain = |words: &str| {
+        gateway.ask(&format!(
+            "explain --attachment laptop-production-vpc {words}"
+        ))
+    };
+    for (words, said) in [
+        (
+            "--to 10.0.1.10:9999",
+            "to 10.0.1.10, TCP port 9999 (default/production-vpc): dropped (policy_denied) by \
+             default/production/no-debugger",
+        ),
+        ("--to 10.0.1.10:80", "allowed by default/production/web"),
+        (
+            "--to [fd20:10:0:1::10]:8080",
+            "allowed by default/production/web",
+        ),
+        (
+            "--to fd20:10:0:1::10",
+            "ICMP (default/production-vpc): allowed by default/production/ping",
+        ),
+        (
+            "--to 10.0.1.10:80 --protocol udp",
+            "dropped (policy_not_allowed): No Allow rule",
+        ),
+        (
+            "--to 10.0.1.10:7000 --from-vpc",
+            "allowed by default/production/callback",
+        ),
+        ("--to 192.168.0.1:80", "dropped (no_route)"),
+    ] {
+        let answer = explain(words);
+        assert!(answer.contains(said), "{words}: {answer}");
+        assert_eq!(answer.lines().count(), 1, "{answer}");
+    }
+    let json = explain("--to 10.0.1.10:9999 --json");
+    for field in [
+        "\"allowed\": false",
+        "\"drop_reason\": \"policy_denied\"",
+        "\"rule\": \"default/production/no-debugger\"",
+    ] {
+        assert!(json.contains(field), "no {field} in {json}");
+    }
+
+    // It says what an edit made of the rules.
+    let (from, to) = ("port: 9999", "port: 9998");
+    let yaml = fabric.manifests.dir.join("production-policy.yaml");
+    let edited = fs::read_to_string(&yaml).unwrap().replace(from, to);
+    fabric.manifests.replace("production-policy.yaml", &edited);
+    masque_netns_tests::eventually("the rule moved", || {
+        explain("--to 10.0.1.10:9998").contains("no-debugger")
+    });
+}
+
+#[test]
+fn explain_knows_no_such_attachment() {
+    let Some(fabric) = with_laptop() else { return };
+    let _gateway = fabric.start_gateway();
+    let dir = fabric.manifests.dir.to_str().unwrap();
+    let ended = Process::run(
+        &fabric.gateway,
+        program("masque-gateway"),
+        &[
+            "explain",
+            "--manifests",
+            dir,
+            "--attachment",
+            "nobody",
+            "--to",
+            "10.0.1.10",
+        ],
+        &fabric.folder().join("explain.log"),
+        Duration::from_secs(10),
+    );
+    assert_eq!(ended.code, Some(64), "{}", ended.output);
+    assert!(ended.output.contains("`nobody`"), "{}", ended.output);
+}
+
+const AUDIT: &str = "apiVersion: networking.datumapis.com/v1alpha1
+kind: VPCAccessPolicy
+metadata: {name: staged}
+spec:
+  mode: Audit
+  targetRefs: [{kind: VPCIngressPoint, name: production}]
+  rules:
+    - {name: no-web, action: Deny, ports: [{protocol: TCP, port: 8080}]}
+";
+
+#[test]
+fn audit_logs_the_flow_and_the_rule_that_would_deny_it() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    fs::write(fabric.manifests.dir.join("staged.yaml"), AUDIT).unwrap();
+    let gateway = fabric.start_gateway();
+    let _laptop = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _web = Echo::on_port(&fabric.work_1p, WEB);
+    let _other = Echo::on_port(&fabric.work_1p, 80);
+    exchange(&fabric.laptop, at(WORK_V4, 80), 1000).unwrap();
+    exchange(&fabric.laptop, at(WORK_V4, WEB), 100_000).unwrap();
+    let told = || -> Vec<String> {
+        let log = gateway.log();
+        let lines = log.lines().filter(|line| line.contains("Audit mode"));
+        lines.map(str::to_owned).collect()
+    };
+    masque_netns_tests::eventually("the flow is told", || !told().is_empty());
+    let client = laptop_v4(&fabric);
+    let line = &told()[0];
+    for word in [
+        "INFO",
+        "default/laptop",
+        "default/production-vpc",
+        "default/staged/no-web",
+        "ToVPC",
+        "destination_port=8080",
+        &format!("source={client}"),
+        &format!("destination={WORK_V4}"),
+    ] {
+        assert!(line.contains(word), "no {word} in {line}");
+    }
+    assert_eq!(told().len(), 1, "once for a flow, and for no other flow");
+    let answer = gateway.ask(&format!(
+        "explain --attachment laptop-production-vpc --to {WORK_V4}:{WEB}"
+    ));
+    let said =
+        "allowed by default/production/web; default/staged/no-web in Audit mode would deny it";
+    assert!(answer.contains(said), "{answer}");
+}
+
 fn laptop_v4(fabric: &Fabric) -> String {
     let text = fabric
         .laptop

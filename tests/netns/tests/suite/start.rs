@@ -7,9 +7,9 @@ use rcgen::{CertificateParams, KeyPair};
 
 use crate::{WORK_V4, WORK_V6, address, with_laptop};
 
-const END_MAX: Duration = Duration::from_secs(20);
+pub(crate) const END_MAX: Duration = Duration::from_secs(20);
 /// A user without any right (Debian: nobody).
-const NOBODY: &str = "65534";
+pub(crate) const NOBODY: &str = "65534";
 
 #[track_caller]
 fn run(fabric: &Fabric, args: &[&str]) -> Ended {
@@ -24,7 +24,7 @@ fn run(fabric: &Fabric, args: &[&str]) -> Ended {
 }
 
 #[track_caller]
-fn told(ended: &Ended, code: i32, words: &[&str]) {
+pub(crate) fn told(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!(ended.code, Some(code), "{}", ended.output);
     let own = |line: &&str| line.starts_with("masque-gateway: ");
     let lines: Vec<&str> = ended.output.lines().filter(own).collect();
@@ -172,21 +172,26 @@ fn no_permission_to_change_the_network() {
     told(&ended, 77, &["CAP_NET_ADMIN"]);
 }
 
+/// Shell words before a program that is not root's: some machines let only root open the device,
+/// and it sees another one, in the mount namespace that `ip netns exec` made.
+pub(crate) fn tun_for_everybody(fabric: &Fabric) -> String {
+    let tun = fabric.folder().join("tun");
+    let tun = tun.display();
+    format!("rm -f {tun} && mknod -m 666 {tun} c 10 200 && mount --bind {tun} /dev/net/tun")
+}
+
 #[test]
 fn cap_net_admin_is_enough_to_serve() {
     let Some(fabric) = with_laptop() else { return };
     give_to_nobody(&fabric);
     let program = program("masque-gateway").to_str().unwrap();
     let dir = manifests(&fabric);
-    // Some machines let only root open the device; the program sees another one, in the mount
-    // namespace that `ip netns exec` made.
-    let tun = fabric.folder().join("tun");
     let script = format!(
-        "mknod -m 666 {tun} c 10 200 && mount --bind {tun} /dev/net/tun && exec setpriv \
+        "{tun} && exec setpriv \
          --reuid {NOBODY} --regid {NOBODY} --clear-groups --no-new-privs \
          --bounding-set -all,+net_admin --inh-caps -all,+net_admin --ambient-caps -all,+net_admin \
          {program} --manifests {dir}",
-        tun = tun.display()
+        tun = tun_for_everybody(&fabric)
     );
     let log = fabric.folder().join("gateway.log");
     let process = Process::start(&fabric.gateway, Path::new("sh"), &["-c", &script], &log);

@@ -6,49 +6,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{REPEATS, Sheet};
+use super::REPEATS;
 use crate::{
     cpu,
     failure::Failure,
     figure::{
         echo::{self, PAYLOAD_BYTES},
-        tcp::TcpRun,
+        tcp::{self, TcpRun},
     },
     interrupt,
     options::Options,
     rig::Rig,
+    sheet::Sheet,
     stats::{Samples, quantile},
-    tunnel::masque::{Gateway, TARGET},
+    tunnel::masque::{Gateway, Manifests, TARGET},
 };
 
 /// One probe each.
 const PROBE_EVERY: Duration = Duration::from_millis(2);
-/// How long an edit is watched.
-const WATCH: Duration = Duration::from_secs(4);
+/// An edit that has not acted by then has not acted.
+const WATCH: Duration = Duration::from_secs(20);
+/// An edit to deny has acted when no probe of so long has passed.
+const QUIET: Duration = Duration::from_secs(1);
 /// Rules take this long to act at most; waited for after an edit that no probe shows.
-const EDIT_SETTLE: Duration = Duration::from_secs(3);
+const EDIT_SETTLE: Duration = Duration::from_secs(5);
 /// First packets of new flows, one socket each.
 const NEW_FLOWS: usize = 500;
 
 /// Denies the echo and allows it again: milliseconds until the last probe that passed, and until
-/// the first.
+/// the first. `suffix` is what the figures' names say beside the rules.
 pub(super) fn edits(
     rig: &Rig,
     gateway: &Gateway,
     rules: u32,
+    suffix: &str,
     sheet: &mut Sheet,
 ) -> Result<(), Failure> {
     gateway.manifests.set_rules(rules)?;
     interrupt::sleep(EDIT_SETTLE)?;
     let (mut denied, mut allowed) = (Samples::default(), Samples::default());
     for _ in 0..REPEATS {
-        let passed = watch(rig, || gateway.manifests.allow_echo(false))?;
-        denied.push(passed.iter().copied().fold(0.0, f64::max));
-        let passed = watch(rig, || gateway.manifests.allow_echo(true))?;
-        let first = passed.iter().copied().reduce(f64::min);
-        allowed.push(
-            first.ok_or_else(|| Failure::Traffic("an edit that allows had no effect".into()))?,
-        );
+        denied.push(watch(rig, &gateway.manifests, Edit::Deny)?);
+        allowed.push(watch(rig, &gateway.manifests, Edit::Allow)?);
     }
     for (name, samples) in [("deny", denied), ("allow", allowed)] {
         let (median, max) = (
@@ -56,58 +55,89 @@ pub(super) fn edits(
             samples.max().unwrap_or_default(),
         );
         sheet.add(
-            &format!("edit_{name}_ms_{rules}_rules"),
+            &format!("edit_{name}_ms_{rules}_rules{suffix}"),
             median,
-            format!("edit to {name}, {rules} rules: acts after {median:.0} ms (at most {max:.0})"),
+            format!(
+                "edit to {name}, {rules} rules{}: acts after {median:.0} ms (at most {max:.0})",
+                suffix.replace('_', " ")
+            ),
         );
     }
     Ok(())
 }
 
-/// Sends probes; edits after the first hundred. When the probes that passed after the edit were
-/// sent, in milliseconds from it.
-fn watch(rig: &Rig, edit: impl FnOnce() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
+/// What becomes of the rule that lets the probes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Edit {
+    Deny,
+    Allow,
+}
+
+/// Probes by their numbers: when each was sent, and which after the edit passed.
+struct Probes {
+    socket: UdpSocket,
+    sent: Vec<Instant>,
+    /// When the first and the last probe that passed after the edit were sent.
+    passed: Option<(Instant, Instant)>,
+}
+
+impl Probes {
+    fn exchange(&mut self, edited: Option<Instant>) {
+        let mut probe = [0; PAYLOAD_BYTES];
+        probe[..8].copy_from_slice(&(self.sent.len() as u64).to_be_bytes());
+        self.sent.push(Instant::now());
+        let _ = self.socket.send(&probe);
+        std::thread::sleep(PROBE_EVERY);
+        let mut answer = [0; PAYLOAD_BYTES];
+        while self.socket.recv(&mut answer).is_ok() {
+            let mut number = [0; 8];
+            number.copy_from_slice(&answer[..8]);
+            let number = usize::try_from(u64::from_be_bytes(number)).ok();
+            let sent = number.and_then(|n| self.sent.get(n).copied());
+            if let (Some(sent), Some(edited)) = (sent, edited)
+                && sent > edited
+            {
+                let first = self.passed.map_or(sent, |(first, _)| first.min(sent));
+                let last = self.passed.map_or(sent, |(_, last)| last.max(sent));
+                self.passed = Some((first, last));
+            }
+        }
+    }
+}
+
+/// Sends probes and edits after the first hundred: milliseconds until the last probe that passed,
+/// or until the first.
+fn watch(rig: &Rig, manifests: &Manifests, edit: Edit) -> Result<f64, Failure> {
     let socket = probe_socket(rig)?;
     socket
         .set_nonblocking(true)
         .map_err(Failure::io("a probe"))?;
-    let mut sent: Vec<Instant> = Vec::new();
-    let mut passed = Vec::new();
-    let mut edit = Some(edit);
-    let mut edited_at = None;
-    loop {
+    let mut probes = Probes {
+        socket,
+        sent: Vec::new(),
+        passed: None,
+    };
+    for _ in 0..100 {
         interrupt::check()?;
-        let now = Instant::now();
-        if sent.len() == 100
-            && let Some(edit) = edit.take()
-        {
-            edit()?;
-            edited_at = Some(Instant::now());
-        }
-        let mut probe = [0; PAYLOAD_BYTES];
-        probe[..8].copy_from_slice(&(sent.len() as u64).to_be_bytes());
-        let _ = socket.send(&probe);
-        sent.push(now);
-        std::thread::sleep(PROBE_EVERY);
-        let mut answer = [0; PAYLOAD_BYTES];
-        while socket.recv(&mut answer).is_ok() {
-            let mut number = [0; 8];
-            number.copy_from_slice(&answer[..8]);
-            passed.extend(
-                usize::try_from(u64::from_be_bytes(number))
-                    .ok()
-                    .and_then(|n| sent.get(n).copied()),
-            );
-        }
-        if let Some(edited) = edited_at
-            && edited.elapsed() > WATCH
-        {
-            let after = passed.iter().filter(|at| **at > edited);
-            return Ok(after
-                .map(|at| at.duration_since(edited).as_secs_f64() * 1e3)
-                .collect());
+        probes.exchange(None);
+    }
+    manifests.allow_echo(edit == Edit::Allow)?;
+    let edited = Instant::now();
+    let ms = |at: Instant| at.duration_since(edited).as_secs_f64() * 1e3;
+    while edited.elapsed() < WATCH {
+        interrupt::check()?;
+        probes.exchange(Some(edited));
+        let last = probes.passed.map_or(edited, |(_, last)| last);
+        match (edit, probes.passed) {
+            (Edit::Allow, Some((first, _))) => return Ok(ms(first)),
+            (Edit::Deny, _) if last.elapsed() > QUIET => return Ok(ms(last)),
+            _ => {}
         }
     }
+    let seconds = WATCH.as_secs();
+    Err(Failure::Traffic(format!(
+        "an edit ({edit:?}) has not acted within {seconds} s"
+    )))
 }
 
 fn probe_socket(rig: &Rig) -> Result<UdpSocket, Failure> {
@@ -132,6 +162,8 @@ pub(super) fn rules(
         streams: 1,
         reverse: false,
         time: options.tcp,
+        congestion: &options.congestion,
+        port: tcp::PORT,
     };
     let mut rates = [Samples::default(), Samples::default()];
     let mut costs = rates.clone();

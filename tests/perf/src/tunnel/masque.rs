@@ -3,6 +3,7 @@
 mod manifests;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpStream},
@@ -37,7 +38,8 @@ pub(crate) const VPC: &str = "bench-vpc";
 /// Where clients find the gateway.
 pub(crate) const GATEWAY_URL: &str = "https://192.0.2.1:4433";
 const ADMIN: &str = "127.0.0.1:9464";
-const READY_WITHIN: Duration = Duration::from_secs(15);
+/// Ten thousand connectors and rules are read before.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A gateway and the manifests it runs on.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure
         options,
         std::slice::from_ref(&connector.id),
         options.rules,
+        &[],
     )?;
     let client = gateway.attach(rig, &connector)?;
     Ok(Tunnel {
@@ -80,12 +83,17 @@ pub(crate) struct Connector {
 impl Connector {
     /// Makes the key.
     pub(crate) fn of_command(rig: &Rig, options: &Options) -> Result<Self, Failure> {
+        Self::named(rig, options, "client")
+    }
+
+    /// Makes a key of its own for each name.
+    pub(crate) fn named(rig: &Rig, options: &Options, name: &str) -> Result<Self, Failure> {
         let program = options.binaries.join(CLIENT_PROGRAM);
         if !program.is_file() {
             let what = format!("no {}; cargo build --release", program.display());
             return Err(Failure::Machine(what));
         }
-        let folder = rig.work().join("client").display().to_string();
+        let folder = rig.work().join(name).display().to_string();
         let id = rig::run(&program, &["--config-dir", &folder, "key", "--id"])?;
         Ok(Self {
             folder,
@@ -95,12 +103,13 @@ impl Connector {
 }
 
 impl Gateway {
-    /// Starts it and waits until it is ready.
+    /// Starts it, with `more` on its command line, and waits until it is ready.
     pub(crate) fn start(
         rig: &mut Rig,
         options: &Options,
         connectors: &[String],
         rules: u32,
+        more: &[&str],
     ) -> Result<Self, Failure> {
         prepare_node(rig);
         let manifests = Manifests::write(&rig.work().join("manifests"), connectors, rules)?;
@@ -117,13 +126,8 @@ impl Gateway {
         let folder = gateway.manifests.folder.display().to_string();
         let quiet: [(&str, &OsStr); 1] = [("RUST_LOG", OsStr::new("warn"))];
         let ns = rig.gateway.clone();
-        gateway.pid = rig.start(
-            &ns,
-            &program,
-            &["--manifests", &folder],
-            &quiet,
-            GATEWAY_PROGRAM,
-        )?;
+        let args = [&["--manifests", &folder], more].concat();
+        gateway.pid = rig.start(&ns, &program, &args, &quiet, GATEWAY_PROGRAM)?;
         match await_ready(&ns) {
             Ok(()) => Ok(gateway),
             Err(e) => Err(Failure::program(
@@ -133,12 +137,41 @@ impl Gateway {
         }
     }
 
+    /// The packet thread of each open session, by the number of its connector.
+    pub(crate) fn shards(&self, rig: &Rig) -> Result<BTreeMap<u8, u64>, Failure> {
+        let folder = self.manifests.folder.display().to_string();
+        let args = ["sessions", "--json", "--manifests", &folder];
+        let program = self.program();
+        let mut command = rig.gateway.command(&program.to_string_lossy(), &args);
+        let output = command.output().map_err(Failure::io(GATEWAY_PROGRAM))?;
+        let unreadable = |e: serde_json::Error| Failure::program(GATEWAY_PROGRAM, e.to_string());
+        let sessions: Vec<serde_json::Value> =
+            serde_json::from_slice(&output.stdout).map_err(unreadable)?;
+        let place = |session: &serde_json::Value| {
+            let name = session["attachment"].as_str()?;
+            let number = name.rsplit_once("/c")?.1.parse().ok()?;
+            Some((number, session["shard"].as_u64()?))
+        };
+        Ok(sessions.iter().filter_map(place).collect())
+    }
+
     fn program(&self) -> PathBuf {
         self.binaries.join(GATEWAY_PROGRAM)
     }
 
     /// Attaches the client's namespace by datum-connect. Returns the pid of that.
     pub(crate) fn attach(&self, rig: &mut Rig, connector: &Connector) -> Result<u32, Failure> {
+        self.attach_to(rig, connector, TARGET, &[])
+    }
+
+    /// Attaches one more, with `more` on its command line; `target` must answer then.
+    pub(crate) fn attach_to(
+        &self,
+        rig: &mut Rig,
+        connector: &Connector,
+        target: Ipv4Addr,
+        more: &[&str],
+    ) -> Result<u32, Failure> {
         let (ca, folder) = (
             self.manifests.authority().display().to_string(),
             &connector.folder,
@@ -156,6 +189,7 @@ impl Gateway {
             "--ca",
             &ca,
         ];
+        let args = [&args, more].concat();
         let ns = rig.client.clone();
         let client = rig.start(
             &ns,
@@ -164,7 +198,7 @@ impl Gateway {
             &[],
             CLIENT_PROGRAM,
         )?;
-        rig.await_path(NAME, TARGET).map_err(|e| {
+        rig.await_path(NAME, target).map_err(|e| {
             Failure::program(
                 NAME,
                 format!("{e}\n{}\n{}", rig.tail(client), rig.tail(self.pid)),

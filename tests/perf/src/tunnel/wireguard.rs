@@ -10,12 +10,11 @@ use std::{
 
 use masque_testkit::Netns;
 
-use super::Tunnel;
+use super::{Tunnel, find};
 use crate::{
     failure::Failure,
     interrupt, machine,
     options::Options,
-    process::which,
     rig::{
         CORE, CORE_GATEWAY_IPV4, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV4, CORE_WORKLOAD_IPV6,
         GATEWAY_IPV4, Merging, Rig,
@@ -102,22 +101,6 @@ pub(super) fn set_up_boringtun(rig: &mut Rig, options: &Options) -> Result<Tunne
         srv6: false,
     };
     set_up(rig, &implementation)
-}
-
-fn find(peers: &Path, names: &[&str]) -> Result<PathBuf, Failure> {
-    let folders = [peers.join("bin"), peers.to_owned()];
-    let there = |name: &&str| {
-        let in_peers = folders.iter().map(|f| f.join(name)).find(|p| p.is_file());
-        in_peers.or_else(|| which(name))
-    };
-    let missing = || {
-        Failure::Machine(format!(
-            "no {} in {} or $PATH",
-            names.join(" or "),
-            peers.display()
-        ))
-    };
-    names.iter().find_map(there).ok_or_else(missing)
 }
 
 fn set_up(rig: &mut Rig, of: &Implementation) -> Result<Tunnel, Failure> {

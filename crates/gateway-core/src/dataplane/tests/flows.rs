@@ -270,6 +270,90 @@ fn audit_counts_every_packet_it_would_deny() {
     assert_eq!(bench.plane.counters(slot).unwrap().audit_denied, 4);
 }
 
+/// What is noted as attachment, rule, direction, source and destination; and what was too much.
+fn noted(bench: &mut Bench) -> (Vec<String>, u64) {
+    let mut told = Vec::new();
+    let missed = bench.plane.take_audit_notes(|note| {
+        let (from, to) = note.ports.unwrap_or_default();
+        told.push(format!(
+            "{} {} {:?} {} {}:{from} {}:{to}",
+            note.attachment,
+            note.rule,
+            note.direction,
+            note.protocol,
+            note.source,
+            note.destination
+        ));
+    });
+    (told, missed)
+}
+
+fn audit(direction: Direction) -> Rule {
+    Rule {
+        mode: Mode::Audit,
+        ..rule("staged", Action::Deny, direction)
+    }
+}
+
+#[test]
+fn audit_notes_a_flow_once_with_its_rule_and_addresses() {
+    let mut staged = both_ways();
+    staged
+        .rules
+        .extend([audit(Direction::ToVpc), audit(Direction::FromVpc)]);
+    let mut bench = Bench::new(&[staged]);
+    let slot = bench.open(5);
+    for _ in 0..3 {
+        assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
+        assert!(bench.passes_down(udp_ports(WORKLOAD, CLIENT, 53, 1_000)));
+        assert!(bench.passes_down(udp_ports(WORKLOAD, CLIENT, 9, 5_000)));
+    }
+    let expected = [
+        "default/attachment-5 default/policy/staged ToVpc 17 10.200.0.5:1000 10.0.1.1:53",
+        "default/attachment-5 default/policy/staged FromVpc 17 10.0.1.1:9 10.200.0.5:5000",
+    ];
+    assert_eq!(noted(&mut bench), (expected.map(String::from).to_vec(), 0));
+    assert!(bench.passes_up(slot, ping(CLIENT, WORKLOAD, 8)));
+    let (told, _) = noted(&mut bench);
+    assert!(told[0].contains(" 1 10.200.0.5:0 "), "{told:?}");
+    assert_eq!(noted(&mut bench), (Vec::new(), 0));
+}
+
+#[test]
+fn audit_notes_an_open_flow_when_an_edit_would_deny_it() {
+    let before = snapshot("vpc", 9);
+    let mut bench = Bench::new(&[before.clone()]);
+    let slot = bench.open(5);
+    assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
+    assert_eq!(noted(&mut bench).0, Vec::<String>::new());
+    let mut staged = before;
+    staged.rules.push(audit(Direction::ToVpc));
+    for version in [2, 3] {
+        staged.version = version;
+        bench.apply(&[&staged]);
+        assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
+    }
+    assert_eq!(noted(&mut bench).0.len(), 1);
+}
+
+#[test]
+fn audit_notes_are_bounded_and_the_rest_is_counted() {
+    let mut staged = snapshot("vpc", 9);
+    staged.rules.push(audit(Direction::ToVpc));
+    let mut bench = Bench::new(&[staged]);
+    let slot = bench.open(5);
+    for port in 0..30 {
+        assert!(bench.passes_up(slot, udp_ports(CLIENT, WORKLOAD, 1_000, 100 + port)));
+    }
+    let (told, missed) = noted(&mut bench);
+    assert_eq!(
+        (told.len(), missed),
+        (AUDIT_NOTES_MAX, 30 - AUDIT_NOTES_MAX as u64)
+    );
+    assert!(told[0].ends_with(":100"), "the oldest are kept: {told:?}");
+    assert_eq!(noted(&mut bench), (Vec::new(), 0));
+}
+
 fn fragment(identification: u16, offset: u16, more: bool) -> Vec<u8> {
     let data = if offset == 0 {
         udp(CLIENT, WORKLOAD)[20..].to_vec()

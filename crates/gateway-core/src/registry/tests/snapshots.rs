@@ -1,6 +1,7 @@
 //! Snapshots that come, change and go.
 
 use super::*;
+use crate::ExplainError;
 
 #[test]
 fn what_did_not_change_is_not_touched() {
@@ -242,7 +243,10 @@ fn explains_by_names() {
             port: 443,
             unix_s: 0,
         };
-        tables.explain("vpc", &name("attachment-1"), &flow).unwrap()
+        let explained = tables.explain(None, "attachment-1", &flow).unwrap();
+        assert_eq!(explained.len(), 1);
+        assert_eq!(explained[0].attachment, name("attachment-1"));
+        explained[0].explanation.clone()
     };
     assert_eq!(
         explain("10.0.0.1").to_string(),
@@ -262,10 +266,14 @@ fn explains_by_names() {
         port: 1,
         unix_s: 0,
     };
-    assert!(
-        tables
-            .explain("nowhere", &name("attachment-1"), &flow)
-            .is_err()
+    let asked = |vpc, attachment| tables.explain(vpc, attachment, &flow);
+    assert!(asked(Some("vpc"), "default/attachment-1").is_ok());
+    assert_eq!(
+        asked(Some("nowhere"), "attachment-1"),
+        Err(ExplainError::UnknownVpc("nowhere".into()))
     );
-    assert!(tables.explain("vpc", &name("nobody"), &flow).is_err());
+    for (vpc, nobody) in [(None, "nobody"), (Some("vpc"), "other/attachment-1")] {
+        let unknown = ExplainError::UnknownAttachment(nobody.into());
+        assert_eq!(asked(vpc, nobody), Err(unknown));
+    }
 }

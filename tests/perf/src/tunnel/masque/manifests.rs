@@ -79,7 +79,7 @@ impl Manifests {
     /// Lets the echo and the sink through, or not.
     pub(crate) fn allow_echo(&self, allowed: bool) -> Result<(), Failure> {
         let mut rules = vec![
-            "    - {name: ping-and-iperf, ports: [{protocol: ICMP}, {protocol: TCP, port: 5201}]}"
+            "    - {name: ping-and-iperf, ports: [{protocol: ICMP}, {protocol: TCP, port: 5201, endPort: 5202}]}"
                 .to_owned(),
         ];
         if allowed {
