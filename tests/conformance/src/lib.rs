@@ -7,7 +7,9 @@
     reason = "test support: a broken assumption ends the test"
 )]
 
+mod concealed;
 pub mod frames;
 mod raw;
 
-pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway};
+pub use concealed::Claim;
+pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway, with_gateway_process};
