@@ -9,6 +9,7 @@ mod figures;
 mod lifecycle;
 mod port;
 mod requests;
+mod resolving;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -26,7 +27,7 @@ use masque_http3::Code;
 use masque_transport::sockets::BusyPoll;
 
 pub(crate) use figures::ShardFigures;
-pub(crate) use requests::RESOLVE_TIMEOUT;
+pub(crate) use resolving::RESOLVE_TIMEOUT;
 pub(crate) use tunnels::TunnelKey;
 
 use crate::{
@@ -78,7 +79,7 @@ pub(crate) struct Shard {
     drain: Drain,
     stopping: bool,
     /// Requests whose target name is being resolved.
-    resolving: BTreeMap<TunnelKey, requests::Resolving>,
+    resolving: BTreeMap<TunnelKey, resolving::Resolving>,
 }
 
 impl Shard {

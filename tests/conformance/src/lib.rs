@@ -9,7 +9,9 @@
 
 mod concealed;
 pub mod frames;
+mod names;
 mod raw;
 
 pub use concealed::Claim;
+pub use names::{Names, with_names};
 pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway, with_gateway_process};
