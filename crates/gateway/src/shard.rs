@@ -251,6 +251,7 @@ impl Shard {
                 // The last id comes a round trip later (RFC 9114 §5.2).
                 self.next_housekeeping = at + HOUSEKEEPING;
                 self.ports.iter_mut().for_each(Port::announce_shutdown);
+                self.wrap_up_tunnels(now);
             }
             Command::Stop => self.stopping = true,
             Command::Report { sessions, reply } => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use masque_http3::{Field, ResponseHead, StreamId, settings};
 use masque_protocol::{
-    AssignedAddress, Event, IpRange, RequestedAddress, Role, Session, concealed,
+    AssignedAddress, Event, IpRange, RequestedAddress, Role, Session, capsule_type, concealed,
     request::{self, Verdict},
 };
 use masque_transport::{ConnId, Machine, OpenError};
@@ -182,7 +182,7 @@ impl Attempt {
             Ok(Verdict::Open) => {
                 self.step = Step::Configure(Box::new(Configured {
                     stream,
-                    session: Session::new(Role::Client),
+                    session: Session::new(Role::Client).with_wrap_up_capsule(capsule_type::WRAP_UP),
                     opened: now,
                     asked: false,
                     has_routes: false,
@@ -214,8 +214,10 @@ impl Attempt {
                 Event::Routes(_) => configured.has_routes = true,
                 Event::Finished => return Err(ended()),
                 Event::AddressRequested(requests) => refuse(&mut configured.session, &requests)?,
+                // As at a GOAWAY: what opens now would end at once.
+                Event::WrapUp => return Err(AttachError::GoingAway),
                 // Packets before addresses belong to nobody yet.
-                Event::DatagramCapsule(_) | Event::UnknownCapsule { .. } | Event::WrapUp => {}
+                Event::DatagramCapsule(_) | Event::UnknownCapsule { .. } => {}
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use masque_gateway_core::{EndReason, Grant, Now, SessionId};
 use masque_http3::{Code, Field, ResponseHead};
 use masque_model::IpNet;
 use masque_protocol::{
-    Event, RequestedAddress, Role, Session, SessionError, from_prefixes, request,
+    Event, RequestedAddress, Role, Session, SessionError, capsule_type, from_prefixes, request,
 };
 use masque_transport::ConnId;
 
@@ -117,6 +117,18 @@ impl Shard {
                 tracing::debug!(%error, "a capsule could not be sent");
                 return;
             }
+        }
+    }
+
+    /// Tells on every tunnel's stream that it will end (draft-ietf-httpbis-wrap-up §2.1), besides
+    /// GOAWAY, which an intermediary keeps to itself. Only clients hear it that have sent an unknown
+    /// capsule; one that does so later hears it then.
+    pub(super) fn wrap_up_tunnels(&mut self, now: Now) {
+        for key in self.tunnels.keys() {
+            if let Some(tunnel) = self.tunnels.at(key) {
+                tunnel.protocol.wrap_up();
+            }
+            self.pump_tunnel(key, now);
         }
     }
 

@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use masque_http3::{self as http3, RequestHead, ResponseHead, StreamId};
 use masque_protocol::{
-    AssignedAddress, Event as Capsule, ProxyError, ProxyStatus, Role, Session, concealed,
-    from_prefixes, request,
+    AssignedAddress, Event as Capsule, ProxyError, ProxyStatus, Role, Session, capsule_type,
+    concealed, from_prefixes, request,
 };
 use masque_transport::{
     ConnId, Event, JUMBO_UDP_PAYLOAD_BYTES, Machine, MachineConfig, ShardId, Transmit,
@@ -34,6 +34,8 @@ pub(crate) struct Behaviour {
     pub(crate) datagrams: bool,
     /// What it asks the client for, before it assigns anything.
     pub(crate) asks: Vec<IpNet>,
+    /// Announces the end of a tunnel right behind its beginning.
+    pub(crate) wraps_up_at_once: bool,
     /// Answer requests for a tunnel at all.
     pub(crate) answer: bool,
     /// Answer requests for addresses at all.
@@ -52,6 +54,7 @@ impl Default for Behaviour {
             pool: Vec::new(),
             routes: vec![net("10.0.0.0/16"), net("fd20::/32")],
             asks: Vec::new(),
+            wraps_up_at_once: false,
             extended_connect: true,
             datagrams: true,
             answer: true,
@@ -176,6 +179,14 @@ impl Gateway {
         }
     }
 
+    /// Announces the end of every tunnel on its stream.
+    pub(crate) fn wrap_up(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.allow_extensions();
+            session.wrap_up();
+        }
+    }
+
     /// Ends every tunnel as a suspension does.
     pub(crate) fn end_sessions(&mut self) {
         for (conn, stream) in std::mem::take(&mut self.sessions).into_keys() {
@@ -248,8 +259,12 @@ impl Gateway {
             return;
         }
         http.accept_datagrams(stream);
-        let mut session = Session::new(Role::Proxy);
+        let mut session = Session::new(Role::Proxy).with_wrap_up_capsule(capsule_type::WRAP_UP);
         session.request_addresses(&self.behaviour.asks).unwrap();
+        if self.behaviour.wraps_up_at_once {
+            session.allow_extensions();
+            session.wrap_up();
+        }
         if !self.behaviour.assign.is_empty() {
             session.assign(&self.behaviour.assign).unwrap();
         }
