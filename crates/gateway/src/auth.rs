@@ -3,7 +3,7 @@
 use masque_http3::RequestHead;
 use masque_model::{AuthMethods, ConnectorKey};
 use masque_protocol::concealed::{
-    self, EXPORTER_LABEL, EXPORTER_OUTPUT_BYTES, ExportContext, ExporterOutput,
+    self, Credentials, EXPORTER_LABEL, EXPORTER_OUTPUT_BYTES, ExportContext, ExporterOutput,
 };
 use masque_transport::{ConnId, Machine};
 
@@ -65,7 +65,7 @@ fn concealed(machine: &Machine, conn: ConnId, head: &RequestHead) -> Option<Conn
     let (value, None) = (values.next()?, values.next()) else {
         return None;
     };
-    let credentials = concealed::parse(value)?;
+    let credentials = concealed::parse(value).filter(is_registered)?;
     let (host, port) = authority(head.authority.as_deref()?)?;
     let context = concealed::export_context(&ExportContext {
         key_id: &credentials.key_id,
@@ -81,6 +81,13 @@ fn concealed(machine: &Machine, conn: ConnId, head: &RequestHead) -> Option<Conn
         .ok()?;
     concealed::verify(&credentials, &output)
         .then(|| ConnectorKey::from_bytes(credentials.public_key))
+}
+
+/// RFC 9729 §6.3: the server checks that "the key ID is present in its database", that it "maps to"
+/// a public key, and that this key is the one sent. A connector's key is registered under itself as
+/// its key id, in no realm.
+fn is_registered(credentials: &Credentials) -> bool {
+    credentials.key_id == credentials.public_key && credentials.realm.is_empty()
 }
 
 /// Host (an IPv6 literal keeps its brackets) and port, 443 by default (RFC 3986 §3.2).

@@ -2,6 +2,7 @@
 //! and sites of the moment, and how to reach the shards. Packets never come here.
 
 mod admission;
+mod lookups;
 mod pulse;
 mod reports;
 
@@ -20,7 +21,10 @@ use masque_model::ObjectName;
 use masque_telemetry::MetricsError;
 use tokio::runtime::Handle;
 
+pub(crate) use lookups::Lookup;
+
 use crate::{command::Command, mailbox::Mailbox, metrics::Metrics, sites::Sites};
+use lookups::Lookups;
 
 /// How long a shard may take to report; a turn takes microseconds.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,6 +68,8 @@ pub(crate) struct Control {
     fabric_mtu_bytes: AtomicUsize,
     /// TUN devices that were opened again after somebody deleted them.
     devices_reopened: AtomicU64,
+    /// The names that are being resolved.
+    lookups: Arc<Lookups>,
     /// Where names are resolved.
     pub(crate) runtime: OnceLock<Handle>,
 }
@@ -92,6 +98,7 @@ impl Control {
             started,
             fabric_mtu_bytes: AtomicUsize::new(usize::MAX),
             devices_reopened: AtomicU64::new(0),
+            lookups: Arc::default(),
             runtime: OnceLock::new(),
         })
     }

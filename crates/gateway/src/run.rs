@@ -41,6 +41,9 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(30);
 const RESYNC: Duration = Duration::from_secs(600);
 /// How often a drain looks whether sessions are left.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// At the end, what blocks a thread gets so long: a Snapshot is written by then, and the system's
+/// resolver, which nothing can stop, does not keep the process.
+const BLOCKING_END_MAX: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it.
 ///
@@ -60,7 +63,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
             what: "cannot start the control runtime",
             error,
         })?;
-    runtime.block_on(start(args, origin))
+    let ended = runtime.block_on(start(args, origin));
+    runtime.shutdown_timeout(BLOCKING_END_MAX);
+    ended
 }
 
 async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {

@@ -11,6 +11,7 @@ mod fragmented;
 mod lifecycle;
 mod port;
 mod requests;
+mod resolving;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -29,7 +30,7 @@ use masque_http3::Code;
 use masque_transport::sockets::BusyPoll;
 
 pub(crate) use figures::ShardFigures;
-pub(crate) use requests::RESOLVE_TIMEOUT;
+pub(crate) use resolving::RESOLVE_TIMEOUT;
 pub(crate) use tunnels::TunnelKey;
 
 use crate::{
@@ -83,7 +84,7 @@ pub(crate) struct Shard {
     drain: Drain,
     stopping: bool,
     /// Requests whose target name is being resolved.
-    resolving: BTreeMap<TunnelKey, requests::Resolving>,
+    resolving: BTreeMap<TunnelKey, resolving::Resolving>,
 }
 
 impl Shard {
@@ -268,6 +269,7 @@ impl Shard {
                 // The last id comes a round trip later (RFC 9114 §5.2).
                 self.next_housekeeping = at + HOUSEKEEPING;
                 self.ports.iter_mut().for_each(Port::announce_shutdown);
+                self.wrap_up_tunnels(now);
             }
             Command::Stop => self.stopping = true,
             Command::Report { sessions, reply } => {

@@ -25,6 +25,10 @@ pub mod capsule_type {
     /// ROUTE_ADVERTISEMENT (RFC 9484 §4.7.3).
     pub const ROUTE_ADVERTISEMENT: u64 = 0x03;
 
+    /// WRAP_UP (draft-ietf-httpbis-wrap-up §5): provisional; another value comes with the RFC. A peer
+    /// that does not know this one skips it.
+    pub const WRAP_UP: u64 = 0x272d_da5e;
+
     /// The `n`th type reserved to exercise that unknown types are ignored: 0x29·N + 0x17
     /// (RFC 9297 §5.4).
     pub const fn grease(n: u64) -> u64 {

@@ -17,7 +17,8 @@ const MAX_LABEL_BYTES: usize = 63;
 pub struct Scope {
     /// Where packets may go.
     pub target: Target,
-    /// The only upper-layer protocol, or `None` for all. ICMP is always allowed.
+    /// The only upper-layer protocol, or `None` for all; no IPv6 extension header. ICMP is always
+    /// allowed.
     pub protocol: Option<u8>,
 }
 
@@ -51,6 +52,10 @@ pub enum ScopeError {
         /// `target` or `ipproto`.
         variable: &'static str,
     },
+    /// RFC 9484 §4.8: "IP proxies MAY reject requests to scope to protocol numbers that are used for
+    /// extension headers": no packet would be within the scope.
+    #[error("ipproto {0} is an IPv6 extension header; name the upper-layer protocol, or * for all")]
+    ExtensionHeader(u8),
     /// Neither an IP prefix nor a DNS name.
     #[error("target {0:?} is neither an IP address, an IP prefix nor a DNS name")]
     Host(String),
@@ -202,9 +207,19 @@ fn parse_protocol(raw: &str) -> Result<Option<u8>, ScopeError> {
         return Ok(None);
     }
     match decimal(&value, 3).and_then(|number| u8::try_from(number).ok()) {
+        Some(number) if is_extension_header(number) => Err(ScopeError::ExtensionHeader(number)),
         Some(protocol) => Ok(Some(protocol)),
         None => Err(ScopeError::Protocol(value)),
     }
+}
+
+/// Whether packets are looked at behind this header (the IANA list of IPv6 extension headers).
+/// Nothing can be read behind ESP (50), so that one is an upper-layer protocol.
+const fn is_extension_header(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 | 253 | 254
+    )
 }
 
 /// One to `max_digits` decimal digits.

@@ -279,15 +279,18 @@ impl Session {
     /// Answers pending requests of the peer: with the prefix assigned, which joins those assigned
     /// already, or with `None` to refuse. Requests that are not named stay pending.
     ///
+    /// A prefix that answers again is listed once for each answer not sent yet; of those that the
+    /// peer knows, none stays beside a newer one. So the list does not grow with the requests.
+    ///
     /// # Errors
-    /// [`CommandError`]: nothing is answered.
+    /// [`CommandError`]: nothing is answered. Refusals never exceed a bound.
     pub fn answer_requests(
         &mut self,
         answers: &[(u64, Option<IpNet>)],
     ) -> Result<(), CommandError> {
         let mut granted = self.granted.clone().unwrap_or_default();
         let mut refusals = Vec::new();
-        let mut told_by_grant = Vec::new();
+        let mut told_by_grant = BTreeSet::new();
         for (request_id, answer) in answers {
             let unknown = CommandError::UnknownRequest(*request_id);
             let request = self.peer_requests.pending(*request_id).ok_or(unknown)?;
@@ -300,9 +303,14 @@ impl Session {
                 let request_id = *request_id;
                 return Err(CommandError::WrongFamily { request_id, prefix });
             }
-            told_by_grant.push(*request_id);
-            // The answer takes the place of the same prefix assigned unprompted.
-            granted.retain(|entry| entry.request_id != 0 || entry.prefix != prefix);
+            // The answer takes the place of the same prefix assigned unprompted, or as an answer
+            // that was sent.
+            granted.retain(|entry| {
+                entry.prefix != prefix
+                    || self.unsent_answers.contains(&entry.request_id)
+                    || told_by_grant.contains(&entry.request_id)
+            });
+            told_by_grant.insert(*request_id);
             granted.push(AssignedAddress {
                 request_id: *request_id,
                 prefix,

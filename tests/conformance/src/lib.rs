@@ -7,7 +7,11 @@
     reason = "test support: a broken assumption ends the test"
 )]
 
+mod concealed;
 pub mod frames;
+mod names;
 mod raw;
 
-pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway};
+pub use concealed::Claim;
+pub use names::{Names, with_names};
+pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway, with_gateway_process};

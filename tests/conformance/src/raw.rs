@@ -1,6 +1,6 @@
 //! Connections to the gateway under test.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use masque_client::ConnectorIdentity;
 use masque_netns_tests::{Fabric, Gateway};
@@ -52,29 +52,46 @@ pub fn with_gateway<F>(test: impl FnOnce(Dialer) -> F + Send)
 where
     F: Future<Output = ()>,
 {
+    with_gateway_process(|dialer, gateway| async move {
+        test(dialer).await;
+        assert_alive(&gateway);
+    });
+}
+
+/// As [`with_gateway`], for a test that ends the gateway itself.
+#[track_caller]
+pub fn with_gateway_process<F>(test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Send)
+where
+    F: Future<Output = ()>,
+{
     let Some(mut fabric) = Fabric::new() else {
         return;
     };
     fabric.connector("laptop");
     fabric.manifests.attach("laptop", "production-vpc");
-    let gateway = fabric.start_gateway();
-    let dialer = Dialer::new(&fabric);
+    let gateway = Arc::new(fabric.start_gateway());
+    let dialer = Dialer::new(&fabric, "laptop");
+    run(&fabric, || test(dialer, gateway));
+}
+
+/// Runs a test in the client's namespace.
+#[track_caller]
+pub(crate) fn run<F: Future<Output = ()>>(fabric: &Fabric, test: impl FnOnce() -> F + Send) {
     fabric.laptop.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            tokio::time::timeout(6 * PATIENCE, test(dialer))
+            tokio::time::timeout(6 * PATIENCE, test())
                 .await
                 .expect("the test hangs");
         });
     });
-    assert_alive(&gateway);
 }
 
 /// Whatever a client did, the gateway serves on.
-fn assert_alive(gateway: &Gateway) {
+pub(crate) fn assert_alive(gateway: &Gateway) {
     assert!(
         gateway.is_ready(),
         "the gateway is not ready any more:\n{}",
@@ -84,15 +101,19 @@ fn assert_alive(gateway: &Gateway) {
 
 /// Makes connections.
 pub struct Dialer {
+    /// The key that the gateway knows.
+    pub connector: ConnectorIdentity,
     identity: ClientIdentity,
     trust: ServerTrust,
 }
 
 impl Dialer {
-    fn new(fabric: &Fabric) -> Self {
-        let key = fabric.folder().join("laptop").join("key.pem");
+    pub(crate) fn new(fabric: &Fabric, connector: &str) -> Self {
+        let key = fabric.folder().join(connector).join("key.pem");
+        let connector = ConnectorIdentity::load(&key).unwrap();
         Self {
-            identity: identity(&key),
+            identity: identity(&connector),
+            connector,
             trust: ServerTrust::RootsFile(fabric.manifests.development_ca()),
         }
     }
@@ -143,10 +164,9 @@ impl Dialer {
     }
 }
 
-fn identity(key: &Path) -> ClientIdentity {
-    let identity = ConnectorIdentity::load(key).unwrap();
+fn identity(connector: &ConnectorIdentity) -> ClientIdentity {
     // RFC 8410 §7: the 32 bytes behind the fixed beginning of an Ed25519 PKCS #8 key.
-    let seed = identity.pkcs8_der()[16..48].try_into().unwrap();
+    let seed = connector.pkcs8_der()[16..48].try_into().unwrap();
     ClientIdentity::from_ed25519_seed(&seed).unwrap()
 }
 

@@ -14,10 +14,10 @@ use masque_conformance::{
     with_gateway,
 };
 use masque_packet::{
-    build::{TcpFields, build_icmp_echo, build_tcp, build_udp},
+    build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp},
     ip,
 };
-use masque_protocol::{Capsule, CapsuleDecoder};
+use masque_protocol::{Capsule, CapsuleDecoder, Scope};
 
 const H3_INTERNAL_ERROR: u64 = 0x102;
 const H3_MESSAGE_ERROR: u64 = 0x10e;
@@ -93,6 +93,8 @@ fn n38_n42_malformed_variables_are_refused() {
             "*/256",
             "*/tcp",
             "*/-1",
+            "*/0",
+            "*/43",
             "%zz/*",
         ] {
             let path = format!("/vpc/production-vpc/masque/ip/{variables}/");
@@ -147,6 +149,18 @@ fn n45_n46_a_scope_limits_routes_and_packets() {
         let answer = receive(&client).await;
         assert_eq!((answer[9], answer[20]), (1, 0), "an echo reply");
     });
+}
+
+/// A scope is refused exactly if no packet could ever be within it.
+#[test]
+fn n55_a_scope_names_what_packets_are() {
+    let host = "2001:db8::1".parse().unwrap();
+    for number in 0..=255 {
+        let packet = build_ip(host, host, number, &[59, 0, 0, 0, 0, 0, 0, 0]);
+        let is_of_it = ip::parse(&packet).is_ok_and(|header| header.protocol == number);
+        let scope = Scope::parse(None, Some(&number.to_string()));
+        assert_eq!(scope.is_ok(), is_of_it, "{number}");
+    }
 }
 
 #[test]

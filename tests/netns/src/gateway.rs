@@ -139,6 +139,12 @@ impl Gateway {
         drop(self);
     }
 
+    /// Has it begin its drain, by SIGTERM, and does not wait for its end.
+    #[track_caller]
+    pub fn drain(&self) {
+        self.process.signal(Signal::SIGTERM);
+    }
+
     /// Ends it with SIGTERM.
     #[track_caller]
     pub fn terminate(self) -> Ended {

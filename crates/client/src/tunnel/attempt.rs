@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use masque_http3::{Field, ResponseHead, StreamId, settings};
 use masque_protocol::{
-    AssignedAddress, IpRange, Role, Session, concealed,
+    AssignedAddress, Event, IpRange, RequestedAddress, Role, Session, capsule_type, concealed,
     request::{self, Verdict},
 };
 use masque_transport::{ConnId, Machine, OpenError};
@@ -63,7 +63,7 @@ pub(crate) struct Configured {
     pub(crate) session: Session,
     opened: Instant,
     asked: bool,
-    /// No sooner than [`Event::Routes`](masque_protocol::Event::Routes) is this true.
+    /// No sooner than [`Event::Routes`] is this true.
     pub(crate) has_routes: bool,
     /// What the gateway said that it takes, if it did.
     pub(crate) mtu_max_bytes: usize,
@@ -182,7 +182,7 @@ impl Attempt {
             Ok(Verdict::Open) => {
                 self.step = Step::Configure(Box::new(Configured {
                     stream,
-                    session: Session::new(Role::Client),
+                    session: Session::new(Role::Client).with_wrap_up_capsule(capsule_type::WRAP_UP),
                     opened: now,
                     asked: false,
                     has_routes: false,
@@ -210,11 +210,14 @@ impl Attempt {
         configured.session.handle_data(data, now_ms);
         while let Some(event) = configured.session.poll_event().map_err(protocol)? {
             match event {
-                masque_protocol::Event::Assigned(list) => check_refusals(configured, &list)?,
-                masque_protocol::Event::Routes(_) => configured.has_routes = true,
-                masque_protocol::Event::Finished => return Err(ended()),
-                // Packets before addresses belong to nobody yet; the rest needs no answer.
-                _ => {}
+                Event::Assigned(list) => check_refusals(configured, &list)?,
+                Event::Routes(_) => configured.has_routes = true,
+                Event::Finished => return Err(ended()),
+                Event::AddressRequested(requests) => refuse(&mut configured.session, &requests)?,
+                // As at a GOAWAY: what opens now would end at once.
+                Event::WrapUp => return Err(AttachError::GoingAway),
+                // Packets before addresses belong to nobody yet.
+                Event::DatagramCapsule(_) | Event::UnknownCapsule { .. } => {}
             }
         }
         Ok(())
@@ -300,6 +303,23 @@ impl Attempt {
             _ => None,
         }
     }
+}
+
+/// RFC 9484 §4.7.2: the receiver of an ADDRESS_REQUEST must answer each request; a client that is no
+/// router has nothing to give.
+pub(crate) fn refuse(
+    session: &mut Session,
+    requests: &[RequestedAddress],
+) -> Result<(), AttachError> {
+    let answers: Vec<_> = requests
+        .iter()
+        .map(|request| (request.request_id, None))
+        .collect();
+    session
+        .answer_requests(&answers)
+        .map_err(|error| AttachError::Protocol {
+            reason: error.to_string(),
+        })
 }
 
 /// Every family that was asked for was declined, and nothing came unasked.

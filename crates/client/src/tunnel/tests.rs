@@ -131,6 +131,28 @@ fn n49_asks_for_addresses_when_none_come() {
     assert_eq!(addresses, [net("10.0.100.51/32")], "IPv6 was declined");
 }
 
+/// Whether the request comes before the tunnel is open, or later.
+#[test]
+fn n51_a_gateway_that_asks_for_addresses_is_refused() {
+    let asks = vec![net("0.0.0.0/32"), net("::/128")];
+    let refused = |world: &World, ids: &[u64]| {
+        let told = &world.gateway.as_ref().unwrap().assigned;
+        let refusals = told.iter().filter(|entry| entry.is_refusal());
+        refusals
+            .map(|entry| entry.request_id)
+            .eq(ids.iter().copied())
+    };
+    let mut world = World::attach(Behaviour {
+        asks: asks.clone(),
+        ..Behaviour::default()
+    });
+    world.run_until("refused", |world| refused(world, &[1, 2]));
+    let session = world.gateway().sessions.values_mut().next().unwrap();
+    session.request_addresses(&asks).unwrap();
+    world.run_until("refused", |world| refused(world, &[1, 2, 3, 4]));
+    assert_eq!(world.client.phase(), Phase::Connected);
+}
+
 #[test]
 fn addresses_and_routes_change_while_it_runs() {
     let mut world = World::attach(Behaviour::default());

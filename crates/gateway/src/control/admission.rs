@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::ToSocketAddrs as _,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -10,9 +10,11 @@ use masque_gateway_core::{
     AdmitRequest, AttachmentId, EndReason, Ended, Grant, Now, Refusal, SessionId, SessionRef,
 };
 use masque_model::{ConnectorKey, ObjectName};
-use masque_protocol::ProxyError;
 
-use super::Control;
+use super::{
+    Control,
+    lookups::{Lookup, look_up},
+};
 use crate::{
     command::Command,
     shard::{RESOLVE_TIMEOUT, TunnelKey},
@@ -102,25 +104,36 @@ impl Control {
         }
     }
 
+    /// A place for the lookup of a target's name, for a key that may enter these ingress points;
+    /// `None` when too many names are being resolved.
+    pub(crate) fn begin_lookup(
+        &self,
+        key: ConnectorKey,
+        points: BTreeSet<ObjectName>,
+    ) -> Option<Arc<Lookup>> {
+        self.lookups.begin(key, points)
+    }
+
     /// Resolves a request's target (RFC 9484 §4.1) and tells the shard.
-    pub(crate) fn resolve(self: &Arc<Self>, name: String, shard: u16, key: TunnelKey) {
+    pub(crate) fn resolve(
+        self: &Arc<Self>,
+        name: String,
+        lookup: Arc<Lookup>,
+        shard: u16,
+        key: TunnelKey,
+    ) {
         let control = Arc::clone(self);
         let Some(runtime) = self.runtime.get() else {
             return;
         };
+        let find = move || {
+            Ok((name.as_str(), 0)
+                .to_socket_addrs()?
+                .map(|a| a.ip())
+                .collect())
+        };
         runtime.spawn(async move {
-            let looked_up = tokio::net::lookup_host((name.as_str(), 0));
-            let addresses = match tokio::time::timeout(RESOLVE_TIMEOUT, looked_up).await {
-                Err(_) => Err(ProxyError::DnsTimeout),
-                Ok(Err(error)) => {
-                    tracing::debug!(name, %error, "a target does not resolve");
-                    Err(ProxyError::DnsError)
-                }
-                Ok(Ok(found)) => {
-                    let addresses: BTreeSet<IpAddr> = found.map(|a| a.ip()).collect();
-                    Ok(addresses.into_iter().collect())
-                }
-            };
+            let addresses = look_up(lookup, RESOLVE_TIMEOUT, find).await;
             control.send(shard, Command::Resolved { key, addresses });
         });
     }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use masque_gateway_core::{EndReason, Grant, MovedFlows, Now, SessionId};
 use masque_http3::{Code, Field, ResponseHead};
 use masque_model::IpNet;
-use masque_protocol::{Event, Role, Session, SessionError, from_prefixes, request};
+use masque_protocol::{
+    Event, RequestedAddress, Role, Session, SessionError, capsule_type, from_prefixes, request,
+};
 use masque_transport::ConnId;
 
 use super::{
@@ -62,7 +64,7 @@ impl Shard {
             shard = self.id, %session, attachment = %grant.name, vpc = %grant.vpc, mtu_bytes,
             addresses = ?grant.addresses, "session accepted"
         );
-        let mut protocol = Session::new(Role::Proxy);
+        let mut protocol = Session::new(Role::Proxy).with_wrap_up_capsule(capsule_type::WRAP_UP);
         tell(&mut protocol, &grant);
         let grant = Arc::new(grant);
         self.tunnels.insert(Tunnel {
@@ -86,7 +88,9 @@ impl Shard {
             };
             match tunnel.protocol.poll_event() {
                 Ok(None) => break,
-                Ok(Some(Event::AddressRequested(requests))) => answer(tunnel, &requests),
+                Ok(Some(Event::AddressRequested(requests))) => {
+                    answer(&mut tunnel.protocol, &tunnel.grant.addresses, &requests);
+                }
                 Ok(Some(Event::DatagramCapsule(packet))) => self.capsule_packet(key, &packet, now),
                 Ok(Some(Event::Finished)) => {
                     self.finish_tunnel(key, now);
@@ -120,6 +124,18 @@ impl Shard {
                 tracing::debug!(%error, "a capsule could not be sent");
                 return;
             }
+        }
+    }
+
+    /// Tells on every tunnel's stream that it will end (draft-ietf-httpbis-wrap-up §2.1), besides
+    /// GOAWAY, which an intermediary keeps to itself. Only clients hear it that have sent an unknown
+    /// capsule; one that does so later hears it then.
+    pub(super) fn wrap_up_tunnels(&mut self, now: Now) {
+        for key in self.tunnels.keys() {
+            if let Some(tunnel) = self.tunnels.at(key) {
+                tunnel.protocol.wrap_up();
+            }
+            self.pump_tunnel(key, now);
         }
     }
 
@@ -356,20 +372,22 @@ fn tell(protocol: &mut Session, grant: &Grant) {
 
 /// RFC 9484 §4.7.2: every request is answered; with what the session has of its family, or not at
 /// all. A preference for another address is not met: the address is the attachment's.
-fn answer(tunnel: &mut Tunnel, requests: &[masque_protocol::RequestedAddress]) {
-    let answers: Vec<(u64, Option<IpNet>)> = requests
-        .iter()
-        .map(|request| {
-            let wanted_ipv4 = request.prefix.addr().is_ipv4();
-            let have = tunnel
-                .grant
-                .addresses
-                .iter()
-                .find(|a| a.addr().is_ipv4() == wanted_ipv4);
-            (request.request_id, have.copied())
-        })
-        .collect();
-    if let Err(error) = tunnel.protocol.answer_requests(&answers) {
-        tracing::debug!(%error, "address requests");
+fn answer(protocol: &mut Session, addresses: &[IpNet], requests: &[RequestedAddress]) {
+    let have = |request: &RequestedAddress| {
+        let wanted_ipv4 = request.prefix.addr().is_ipv4();
+        let found = addresses.iter().find(|a| a.addr().is_ipv4() == wanted_ipv4);
+        found.copied()
+    };
+    let granted: Vec<_> = requests.iter().map(|r| (r.request_id, have(r))).collect();
+    let Err(error) = protocol.answer_requests(&granted) else {
+        return;
+    };
+    tracing::warn!(%error, "address requests are refused");
+    let refused: Vec<_> = requests.iter().map(|r| (r.request_id, None)).collect();
+    if let Err(error) = protocol.answer_requests(&refused) {
+        tracing::error!(%error, "address requests stay without an answer");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,6 @@
 //! Requests: who asks, for which VPC, and what is answered.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use masque_gateway_core::{AdmitRequest, EndReason, Grant, Now, Refusal};
 use masque_http3::{self as http3, Code, RequestHead, ResponseHead, StreamId};
@@ -14,6 +10,7 @@ use masque_transport::{CloseReason, ConnId, Event};
 
 use super::{
     Drain, Shard,
+    resolving::{RESOLVE_TIMEOUT, Resolving},
     tunnels::{Origin, TunnelKey},
 };
 use crate::{
@@ -25,20 +22,8 @@ use crate::{
 pub(super) const MIN_MTU_BYTES: usize = 1280;
 /// The Context ID in front of every packet.
 pub(super) const CONTEXT_BYTES: usize = 1;
-/// Names that one shard resolves at one time.
-const RESOLVING_MAX: usize = 64;
 /// The name in Proxy-Status (RFC 9209 §2).
 const PROXY_NAME: &str = "masque-gateway";
-
-/// A request that waits for its target's addresses.
-pub(crate) struct Resolving {
-    identity: Identity,
-    head: RequestHead,
-    since: Instant,
-}
-
-/// How long a name may take to resolve.
-pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is done with a request.
 enum Decision {
@@ -48,8 +33,8 @@ enum Decision {
     Refuse(ResponseHead, &'static str),
     /// Not even 200 fits in the client's SETTINGS_MAX_FIELD_SECTION_SIZE; the label counts it.
     Abort(&'static str),
-    /// The name is resolved first (RFC 9484 §4.1).
-    Resolve(String),
+    /// The name is resolved first (RFC 9484 §4.1), for one of these ingress points.
+    Resolve(String, BTreeSet<ObjectName>),
 }
 
 fn refuse(status: u16, error: ProxyError, details: &str, label: &'static str) -> Decision {
@@ -136,6 +121,11 @@ impl Shard {
                 if let Some(tunnel) = self.tunnels.at(key) {
                     tunnel.protocol.handle_data(data, now.mono_ms);
                     self.pump_tunnel(key, now);
+                } else if let Some(waiting) = self.resolving.get_mut(&key)
+                    && !waiting.keep(&data)
+                {
+                    self.resolving.remove(&key);
+                    self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
                 }
             }
             http3::Event::Finished { stream } => {
@@ -206,18 +196,8 @@ impl Shard {
         let decision = match self.identify(index, key, &head) {
             Ok(identity) => {
                 let decision = self.decide(index, key, &head, identity, None, now);
-                if let Decision::Resolve(name) = decision {
-                    self.resolve(
-                        index,
-                        key,
-                        Resolving {
-                            identity,
-                            head,
-                            since: at,
-                        },
-                        name,
-                        at,
-                    );
+                if let Decision::Resolve(name, points) = decision {
+                    self.resolve(index, key, (identity, head), (name, points), at);
                     return;
                 }
                 decision
@@ -236,10 +216,11 @@ impl Shard {
         now: Now,
     ) {
         // The client may have given up meanwhile.
-        let Some(waiting) = self.resolving.remove(&key) else {
+        let Some(mut waiting) = self.resolving.remove(&key) else {
             self.tell_use(key);
             return;
         };
+        let early = waiting.take_early();
         let Some(index) = self.ports.iter().position(|p| p.number() == key.port) else {
             return;
         };
@@ -255,12 +236,16 @@ impl Shard {
                 )
             }
             Ok(addresses) => {
-                let Resolving { identity, head, .. } = waiting;
-                self.decide(index, key, &head, identity, Some(&addresses), now)
+                let Resolving { identity, head, .. } = &waiting;
+                self.decide(index, key, head, *identity, Some(&addresses), now)
             }
         };
         self.carry_out(index, key, decision, at);
         self.tell_use(key);
+        if let Some(tunnel) = self.tunnels.at(key) {
+            tunnel.protocol.handle_data(early, now.mono_ms);
+            self.pump_tunnel(key, now);
+        }
     }
 
     /// Who asks; a stranger learns no more than a plain web server without that page would tell.
@@ -339,7 +324,7 @@ impl Shard {
             Err(refused) => return refused,
         };
         let targets = match (&scope.target, resolved) {
-            (Target::Host(name), None) => return Decision::Resolve(name.clone()),
+            (Target::Host(name), None) => return Decision::Resolve(name.clone(), points),
             (Target::Host(_), Some(addresses)) => {
                 Some(addresses.iter().copied().map(IpNet::from).collect())
             }
@@ -405,14 +390,14 @@ impl Shard {
         &mut self,
         index: usize,
         key: TunnelKey,
-        waiting: Resolving,
-        name: String,
+        (identity, head): (Identity, RequestHead),
+        (name, points): (String, BTreeSet<ObjectName>),
         at: Instant,
     ) {
         // An answer comes for each, a little after the timeout at the latest.
         self.resolving
             .retain(|_, other| at.duration_since(other.since) < 2 * RESOLVE_TIMEOUT);
-        if self.resolving.len() >= RESOLVING_MAX {
+        let Some(lookup) = self.control.begin_lookup(identity.key, points) else {
             let details = "too many names are being resolved; try again";
             let decision = refuse(
                 503,
@@ -422,10 +407,11 @@ impl Shard {
             );
             self.carry_out(index, key, decision, at);
             return;
-        }
+        };
+        let waiting = Resolving::new(identity, head, at, Arc::clone(&lookup));
         self.resolving.insert(key, waiting);
         self.tell_use(key);
-        self.control.resolve(name, self.id, key);
+        self.control.resolve(name, lookup, self.id, key);
     }
 
     fn carry_out(&mut self, index: usize, key: TunnelKey, decision: Decision, at: Instant) {
@@ -443,7 +429,7 @@ impl Shard {
                 self.reset_stream(key, Code::H3_INTERNAL_ERROR);
             }
             // A name is resolved once; its addresses come with the second decision.
-            Decision::Resolve(_) => {}
+            Decision::Resolve(..) => {}
         }
     }
 

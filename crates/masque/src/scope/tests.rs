@@ -92,7 +92,7 @@ fn n42_malformed_targets() {
 #[test]
 fn n42_protocols() {
     let protocol = |raw: &str| Scope::parse(None, Some(raw)).map(|scope| scope.protocol);
-    for (raw, expected) in [("*", None), ("%2a", None), ("0", Some(0)), ("17", Some(17))] {
+    for (raw, expected) in [("*", None), ("%2a", None), ("1", Some(1)), ("17", Some(17))] {
         assert_eq!(protocol(raw), Ok(expected), "{raw}");
     }
     assert_eq!(protocol("255"), Ok(Some(255)));
@@ -116,6 +116,23 @@ fn n42_protocols() {
             variable: "ipproto"
         })
     );
+}
+
+#[test]
+fn n55_a_scope_of_an_extension_header_is_refused() {
+    for (raw, number) in [
+        ("0", 0),
+        ("00", 0),
+        ("43", 43),
+        ("044", 44),
+        ("%360", 60),
+        ("254", 254),
+    ] {
+        let error = Scope::parse(None, Some(raw)).unwrap_err();
+        assert_eq!(error, ScopeError::ExtensionHeader(number), "{raw}");
+        assert_eq!(error.status(), 400);
+    }
+    assert!(Scope::parse(None, Some("50")).is_ok(), "ESP hides the rest");
 }
 
 #[test]

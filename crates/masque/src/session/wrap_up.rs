@@ -2,7 +2,8 @@
 
 use super::{Role, SessionError};
 
-/// Its type is provisional, so the caller names it; without a type the capsule is unknown.
+/// Its type is provisional ([`WRAP_UP`](crate::capsule_type::WRAP_UP)), so the caller names it;
+/// without a type the capsule is unknown.
 #[derive(Debug, Default)]
 pub(super) struct WrapUp {
     pub(super) capsule_type: Option<u64>,

@@ -315,7 +315,17 @@ fn any_scope() -> impl Strategy<Value = Scope> {
     });
     let host = "[a-z][a-z0-9]{0,10}(\\.[a-z]{2,5}){0,2}".prop_map(Target::Host);
     let target = prop_oneof![Just(Target::Any), prefix, host];
-    (target, any::<Option<u8>>()).prop_map(|(target, protocol)| Scope { target, protocol })
+    // What stands between the numbers of IPv6 extension headers.
+    let protocol = prop_oneof![
+        1..43u8,
+        45..51u8,
+        52..60u8,
+        61..135u8,
+        141..253u8,
+        Just(255)
+    ];
+    let protocol = proptest::option::of(protocol);
+    (target, protocol).prop_map(|(target, protocol)| Scope { target, protocol })
 }
 
 proptest! {

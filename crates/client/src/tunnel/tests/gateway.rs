@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use masque_http3::{self as http3, RequestHead, ResponseHead, StreamId};
 use masque_protocol::{
-    Event as Capsule, ProxyError, ProxyStatus, Role, Session, concealed, from_prefixes, request,
+    AssignedAddress, Event as Capsule, ProxyError, ProxyStatus, Role, Session, capsule_type,
+    concealed, from_prefixes, request,
 };
 use masque_transport::{
     ConnId, Event, JUMBO_UDP_PAYLOAD_BYTES, Machine, MachineConfig, ShardId, Transmit,
@@ -31,6 +32,10 @@ pub(crate) struct Behaviour {
     pub(crate) routes: Vec<IpNet>,
     pub(crate) extended_connect: bool,
     pub(crate) datagrams: bool,
+    /// What it asks the client for, before it assigns anything.
+    pub(crate) asks: Vec<IpNet>,
+    /// Announces the end of a tunnel right behind its beginning.
+    pub(crate) wraps_up_at_once: bool,
     /// Answer requests for a tunnel at all.
     pub(crate) answer: bool,
     /// Answer requests for addresses at all.
@@ -48,6 +53,8 @@ impl Default for Behaviour {
             assign: vec![net("10.0.100.50/32"), net("fd20:0:1::32/128")],
             pool: Vec::new(),
             routes: vec![net("10.0.0.0/16"), net("fd20::/32")],
+            asks: Vec::new(),
+            wraps_up_at_once: false,
             extended_connect: true,
             datagrams: true,
             answer: true,
@@ -74,6 +81,8 @@ pub(crate) struct Gateway {
     /// Keys that were proved, and the paths they asked for.
     pub(crate) requests: Vec<(Option<[u8; 32]>, String)>,
     pub(crate) packets: Vec<Bytes>,
+    /// What clients assigned.
+    pub(crate) assigned: Vec<AssignedAddress>,
     pub(crate) closed: Vec<String>,
     first_port: Option<u16>,
     epoch: Instant,
@@ -104,6 +113,7 @@ impl Gateway {
             sessions: BTreeMap::new(),
             requests: Vec::new(),
             packets: Vec::new(),
+            assigned: Vec::new(),
             closed: Vec::new(),
             first_port: None,
             epoch: now,
@@ -169,6 +179,14 @@ impl Gateway {
         }
     }
 
+    /// Announces the end of every tunnel on its stream.
+    pub(crate) fn wrap_up(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.allow_extensions();
+            session.wrap_up();
+        }
+    }
+
     /// Ends every tunnel as a suspension does.
     pub(crate) fn end_sessions(&mut self) {
         for (conn, stream) in std::mem::take(&mut self.sessions).into_keys() {
@@ -187,6 +205,9 @@ impl Gateway {
                 };
                 session.handle_data(data, now_ms);
                 while let Some(event) = session.poll_event().unwrap() {
+                    if let Capsule::Assigned(list) = &event {
+                        self.assigned.extend(list);
+                    }
                     let Capsule::AddressRequested(requests) = event else {
                         continue;
                     };
@@ -238,7 +259,12 @@ impl Gateway {
             return;
         }
         http.accept_datagrams(stream);
-        let mut session = Session::new(Role::Proxy);
+        let mut session = Session::new(Role::Proxy).with_wrap_up_capsule(capsule_type::WRAP_UP);
+        session.request_addresses(&self.behaviour.asks).unwrap();
+        if self.behaviour.wraps_up_at_once {
+            session.allow_extensions();
+            session.wrap_up();
+        }
         if !self.behaviour.assign.is_empty() {
             session.assign(&self.behaviour.assign).unwrap();
         }

@@ -105,6 +105,43 @@ fn a_drain_moves_without_losing_a_packet() {
 }
 
 #[test]
+fn n77_a_wrap_up_moves_without_losing_a_packet() {
+    let mut world = World::attach(Behaviour::default());
+    world.gateway().wrap_up();
+    for number in 0..50 {
+        assert_eq!(send(&mut world, packet(OURS, THEIRS, 100 + number)), None);
+        world.run_for(Duration::from_millis(10));
+        assert!(connected(&world));
+    }
+    world.run_until("moved", |w| w.client.reconnects() == 1);
+    world.run_for(SECOND);
+    assert!(world.has(|event| *event == TunnelEvent::Draining));
+    assert!(downs(&world).is_empty(), "{:?}", downs(&world));
+    assert_eq!(world.gateway().packets.len(), 50);
+    assert_eq!(world.gateway().sessions.len(), 1);
+}
+
+#[test]
+fn n77_a_tunnel_that_is_wrapped_up_before_it_is_open_is_not_used() {
+    let mut world = World::new(Behaviour {
+        asks: vec!["0.0.0.0/32".parse().unwrap()],
+        assign: Vec::new(),
+        answer_requests: false,
+        wraps_up_at_once: true,
+        ..Behaviour::default()
+    });
+    world.client.start(world.now);
+    world.run_until("told", |w| !downs(w).is_empty());
+    assert!(
+        matches!(downs(&world)[0], AttachError::GoingAway),
+        "{:?}",
+        downs(&world)
+    );
+    world.gateway().behaviour = Behaviour::default();
+    world.run_until("open", connected);
+}
+
+#[test]
 fn a_suspension_ends_the_tunnel_and_its_end_is_noticed() {
     let mut world = World::attach(Behaviour::default());
     let details = Some("suspended".to_owned());

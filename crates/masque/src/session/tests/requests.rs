@@ -94,6 +94,46 @@ fn n51_a_grant_withdrawn_before_it_was_sent_is_a_refusal() {
     );
 }
 
+/// A peer may ask four times a second for as long as the tunnel lives.
+#[test]
+fn n51_requests_without_end_are_answered_by_a_list_that_does_not_grow() {
+    let (_, mut proxy) = pair();
+    let (v4, v6) = (net("10.0.0.1/32"), net("2001:db8::1/128"));
+    proxy.assign(&[v4, v6]).unwrap();
+    sent(&mut proxy);
+    for id in 1..=2000 {
+        let asked = Capsule::AddressRequest(vec![request(id)]);
+        give(&mut proxy, &asked, id * bounds::CHURN_REFILL_MS).unwrap();
+        proxy.answer_requests(&[(id, Some(v4))]).unwrap();
+        let answer = AssignedAddress {
+            request_id: id,
+            prefix: v4,
+        };
+        let list = vec![answer, AssignedAddress::unprompted(v6)];
+        assert_eq!(sent(&mut proxy), [Capsule::AddressAssign(list)]);
+    }
+}
+
+#[test]
+fn n51_no_answer_is_replaced_before_it_was_sent() {
+    let (_, mut proxy) = pair();
+    let prefix = net("10.0.0.1/32");
+    let asked = Capsule::AddressRequest((1..=4).map(request).collect());
+    give(&mut proxy, &asked, 0).unwrap();
+    let grant = |id| (id, Some(prefix));
+    let answer = |request_id| AssignedAddress { request_id, prefix };
+    proxy.answer_requests(&[grant(1), grant(2)]).unwrap();
+    proxy.answer_requests(&[grant(3)]).unwrap();
+    let list = [1, 2, 3].map(answer).to_vec();
+    assert_eq!(sent(&mut proxy), [Capsule::AddressAssign(list)]);
+    proxy.answer_requests(&[grant(4)]).unwrap();
+    assert_eq!(
+        sent(&mut proxy),
+        [Capsule::AddressAssign(vec![answer(4)])],
+        "the newest id stays"
+    );
+}
+
 #[test]
 fn n51_wrong_answers_change_nothing() {
     let (mut client, mut proxy) = pair();
