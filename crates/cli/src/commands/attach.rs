@@ -25,7 +25,7 @@ use crate::{
     args::{AttachArgs, AuthMethod, TunnelArgs},
     cluster::{self, Found},
     control::{Attachment as Running, ControlServer},
-    dirs::Dirs,
+    dirs::{self, Dirs},
     failure::{Exit, Failure},
     host::{self, HostError, HostNetwork},
     profile::{ConnectorSettings, Profile},
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     } else {
         Profile::load(dirs, &vpc)?
     };
-    let mut tunnel = complete(&profile, args, dirs)?;
+    let mut tunnel = complete(&profile, &args.tunnel, dirs)?;
     let key = dirs.key_file(tunnel.key.as_deref());
     let mut connector = ConnectorSettings::of_key(dirs, &key)?.connector();
     let in_cluster = args.cluster.kubeconfig.is_some();
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     }
     dirs.make_state()?;
     // Before anything is sent: a second session of the same key would take over from the first.
-    if Running::open(dirs, &vpc)?.is_some() {
+    if Running::open(dirs, &vpc)?.found.is_some() {
         return Err(attached_already(&vpc));
     }
     if args.background && !args.child {
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     if in_cluster {
         let found = ask_cluster(args, &vpc, &tunnel, &connector, dirs)?;
         profile.follow(&found);
-        tunnel = complete(&profile, args, dirs)?;
+        tunnel = complete(&profile, &args.tunnel, dirs)?;
         connector = found.connector;
     }
     let config = AttachConfig {
@@ -100,8 +100,12 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
 }
 
 /// What was typed and remembered, and whose key it is.
-fn complete(profile: &Profile, args: &AttachArgs, dirs: &Dirs) -> Result<TunnelArgs, Failure> {
-    let mut tunnel = profile.complete(&args.tunnel)?;
+pub(crate) fn complete(
+    profile: &Profile,
+    typed: &TunnelArgs,
+    dirs: &Dirs,
+) -> Result<TunnelArgs, Failure> {
+    let mut tunnel = profile.complete(typed)?;
     tunnel.key = tunnel.key.or_else(|| dirs.callers_key());
     Ok(tunnel)
 }
@@ -279,7 +283,9 @@ impl Session {
 
 fn serve(serving: Serving, vpc: &VpcName, dirs: &Dirs) -> Result<ControlServer, Failure> {
     let path = Running::socket(dirs, vpc);
-    ControlServer::start(&path, Arc::new(serving)).map_err(|error| match error.kind() {
+    ControlServer::start(&path, dirs::sudo_caller(), Arc::new(serving)).map_err(|error| match error
+        .kind()
+    {
         io::ErrorKind::AddrInUse => attached_already(vpc),
         _ => Failure::file("make the control socket", &path, &error),
     })

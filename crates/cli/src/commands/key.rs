@@ -27,7 +27,7 @@ pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
     if args.id {
         return super::print(&format!("{id}\n"));
     }
-    let mut settings = ConnectorSettings::load(dirs)?;
+    let mut settings = ConnectorSettings::of_key(dirs, &path)?;
     if let Some(name) = &args.name {
         check_name(name)?;
         settings.name = Some(name.clone());
