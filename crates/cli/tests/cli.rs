@@ -484,6 +484,29 @@ fn eventually(what: &str, fact: impl Fn() -> bool) {
     panic!("not within 15 s: {what}");
 }
 
+#[test]
+fn ctrl_c_ends_what_is_not_in_the_background_yet() {
+    let home = Home::with_key();
+    let (_gateway, line) = silent_gateway(&home);
+    // A terminal signals the group of what it started.
+    let mut command = home.command(&format!("{line} --background"));
+    let mut starter = Running::start(command.process_group(0));
+    let socket = home.state().join("v.sock");
+    eventually("the second process is there", || socket.exists());
+    let group = nix::unistd::Pid::from_raw(starter.0.id().cast_signed());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    starter.0.wait().unwrap();
+    let gone = || !socket.exists();
+    for _ in 0..250 {
+        if gone() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    home.run("detach");
+    panic!("it goes on attaching");
+}
+
 /// Debian's nobody.
 const NOBODY: u32 = 65534;
 

@@ -72,10 +72,6 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     };
     // Before any thread is there: they all inherit it.
     let signals = block_signals()?;
-    if args.child {
-        // Not of the terminal's session, whose end would end us.
-        let _ = nix::unistd::setsid();
-    }
     let note = note_path(dirs, &vpc);
     host::recover(&note);
     let progress = Progress {

@@ -103,6 +103,9 @@ impl Progress {
                     std::process::id()
                 );
                 say!("{UP}");
+                // From now on not of the terminal's session, whose end would end us. Until now
+                // whoever ended our starter by the terminal ended us, too.
+                let _ = nix::unistd::setsid();
                 cut_off(&log);
             }
         }
