@@ -156,6 +156,7 @@ fn key_prints_exactly_this() {
     let expected = format!(
         "# public key: {KEY_ID}\n\
          # z-base-32:  47pjoycnsrfmxikm95jh13y88e8qnhzu5kungjpxyepgt7a8krpy\n\
+         # Save this in the folder of manifests of a standalone gateway, or apply it to a cluster.\n\
          # Where the Connector resource has a status subresource, apply the status too:\n\
          #   datum-connect key | kubectl apply --server-side --subresource=status -f -\n\
          apiVersion: networking.datumapis.com/v1alpha1\n\
