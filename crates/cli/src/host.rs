@@ -1,11 +1,14 @@
 //! What an attachment changes on this machine: the device's addresses, routes and MTU, and the way
 //! to the gateway. Everything is undone at the end; what a crash leaves is noted in a file.
 
+mod applied;
 mod note;
+mod pin;
+mod routes;
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -13,12 +16,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use masque_client::Assignment;
 use masque_netlink::{Gro, GroState, HostRoute, Kernel, NetlinkError};
 
+pub(crate) use applied::{Applied, HostError};
 use note::Note;
 pub(crate) use note::recover;
+use pin::Pin;
 
-/// Metric of our routes: behind what an administrator gave a metric of 0 (a route we must never
-/// replace), before what DHCP brings (100 and more).
-const METRIC: u32 = 50;
 /// Prefixes shorter than this (bits) hold a good part of the Internet.
 const BROAD_PREFIX_BITS: u8 = 8;
 
@@ -28,22 +30,19 @@ pub(crate) struct HostNetwork {
     kernel: Kernel,
     device: String,
     default_route: bool,
+    /// Those that could be set.
     addresses: Vec<IpNet>,
+    /// Those that could be set, each with its metric.
     routes: Vec<HostRoute>,
+    /// The gateway's address, once there was a tunnel.
+    gateway: Option<IpAddr>,
     /// Keeps our own packets to the gateway out of the tunnel.
-    pin: Option<(IpAddr, HostRoute)>,
+    pin: Option<Pin>,
     /// Merges what the gateway's packets arrive in; `None` if it cannot be asked for.
     gro: Option<Gro>,
+    /// Whether a person was told that this machine lacks IPv6.
+    told_of_ipv6: bool,
     note: PathBuf,
-}
-
-/// What became of an assignment.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Applied {
-    /// Routes that were left out because they would take the default route.
-    pub(crate) left_out: Vec<IpNet>,
-    /// Routes that are also networks of this machine, with its interface.
-    pub(crate) conflicts: Vec<(IpNet, String)>,
 }
 
 impl HostNetwork {
@@ -59,38 +58,34 @@ impl HostNetwork {
             default_route,
             addresses: Vec::new(),
             routes: Vec::new(),
+            gateway: None,
             pin: None,
             gro: Gro::new().ok(),
+            told_of_ipv6: false,
             note,
         })
     }
 
-    /// Makes the machine as the assignment says, from whatever it was before.
-    pub(crate) fn apply(&mut self, assignment: &Assignment) -> Result<Applied, NetlinkError> {
+    /// Makes the machine as the assignment says, from whatever it was before. Each address and route
+    /// is set by itself: one that is refused costs no other.
+    ///
+    /// # Errors
+    /// The device cannot be set up, or not one address or not one route could be set.
+    pub(crate) fn apply(&mut self, assignment: &Assignment) -> Result<Applied, HostError> {
         self.set_mtu(assignment.mtu_bytes)?;
-        let addresses: Vec<IpNet> = assignment.addresses.iter().map(host_address).collect();
-        for gone in self.addresses.iter().filter(|old| !addresses.contains(old)) {
-            self.kernel.remove_address(&self.device, *gone)?;
-        }
-        for address in &addresses {
-            self.kernel.add_address(&self.device, *address)?;
-        }
-        self.addresses = addresses;
-
         let mut applied = Applied::default();
-        let wanted = self.wanted_routes(&assignment.routes, &mut applied);
-        self.pin_gateway(assignment.remote, &wanted)?;
-        self.merge_arrivals(assignment.remote.ip());
-        for gone in self.routes.iter().filter(|old| !wanted.contains(old)) {
-            self.kernel.delete_route(gone)?;
+        self.set_addresses(&assignment.addresses, &mut applied)?;
+        let held = self.kernel.client_routes()?;
+        let gateway = assignment.remote.ip();
+        self.gateway = Some(gateway);
+        let mut wanted = self.wanted_routes(&assignment.routes, &mut applied);
+        if let Err(error) = self.pin_gateway(gateway, &wanted, &held) {
+            // The gateway would be looked for inside of the tunnel.
+            wanted.retain(|route| !route.destination.contains(&gateway));
+            applied.refuse(&error);
         }
-        for route in &wanted {
-            if !self.routes.contains(route) {
-                applied.conflicts.extend(self.conflict(route)?);
-            }
-            self.kernel.replace_route(route)?;
-        }
-        self.routes = wanted;
+        self.merge_arrivals(gateway);
+        self.set_routes(wanted, &held, &mut applied)?;
         Ok(applied)
     }
 
@@ -99,47 +94,32 @@ impl HostNetwork {
         self.kernel.set_link_up(&self.device, mtu_bytes.into())
     }
 
-    /// The tunnel was lost, maybe with the network it ran over: finds the way to the gateway anew.
-    pub(crate) fn refresh_pin(&mut self) -> Result<(), NetlinkError> {
-        let Some((gateway, pin)) = self.pin.take() else {
-            return Ok(());
+    /// The network of this machine changed: finds the way to the gateway anew, where the tunnel's
+    /// routes would hide it. They stay as they are, so that nothing passes beside the tunnel. Whether
+    /// anything was changed.
+    pub(crate) fn renew(&mut self) -> Result<bool, NetlinkError> {
+        let covers = |gateway: &IpAddr| {
+            let mut routes = self.routes.iter();
+            routes.any(|route| route.destination.contains(gateway))
         };
-        let covering: Vec<&HostRoute> = self
-            .routes
-            .iter()
-            .filter(|route| route.destination.contains(&gateway))
-            .collect();
-        // The lookup must see neither the old pin nor the tunnel.
-        self.kernel.delete_route(&pin)?;
-        for route in &covering {
-            self.kernel.delete_route(route)?;
-        }
-        let found = self.pin_route(gateway);
-        let pin = found?.unwrap_or(pin);
-        // Without a way the old one is as good as any, and it keeps the loop closed.
-        let pinned = self.kernel.replace_route(&pin);
-        for route in covering {
-            self.kernel.replace_route(route)?;
-        }
-        self.pin = Some((gateway, pin));
-        self.write_note();
-        // An interface that is gone: the next change of the network tries again.
-        if let Err(error) = pinned {
-            tracing::debug!(%error, "the way to the gateway is not there now");
-        }
-        Ok(())
+        let Some(gateway) = self.gateway.filter(covers) else {
+            return Ok(false);
+        };
+        let held = self.kernel.client_routes()?;
+        let routes = std::mem::take(&mut self.routes);
+        let changed = self.pin_gateway(gateway, &routes, &held);
+        self.routes = routes;
+        changed
     }
 
     /// Takes everything back; goes on after an error and gives the first.
     pub(crate) fn undo(&mut self) -> Result<(), NetlinkError> {
         // Addresses and the routes through the device vanish with it.
         self.routes.clear();
-        let undone = match self.pin.take() {
-            Some((_, pin)) => self.kernel.delete_route(&pin),
-            None => Ok(()),
-        };
-        // Before GRO, so that of two that end at once one finds no other, and turns it off.
+        self.gateway = None;
+        // First, so that of two that end at once one finds no other, and takes back what they share.
         let _ = fs::remove_file(&self.note);
+        let undone = self.pin.take().map_or(Ok(()), |pin| self.unpin(&pin));
         if let Some(gro) = &mut self.gro {
             let needed = note::merged_for_others(&self.note);
             needed.iter().for_each(|link| gro.forget(link));
@@ -148,66 +128,33 @@ impl HostNetwork {
         undone
     }
 
-    fn wanted_routes(&self, prefixes: &[IpNet], applied: &mut Applied) -> Vec<HostRoute> {
-        let mut wanted = Vec::new();
-        for prefix in prefixes {
-            let same = |address: &&IpNet| address.addr().is_ipv4() == prefix.addr().is_ipv4();
-            let Some(source) = self.addresses.iter().find(same) else {
-                continue;
-            };
-            if is_broad(prefix) && !self.default_route {
-                applied.left_out.push(*prefix);
-                continue;
-            }
-            for destination in halves(prefix) {
-                let route = HostRoute::on_link(destination, &self.device);
-                wanted.push(HostRoute {
-                    source: Some(source.addr()),
-                    metric: METRIC,
-                    ..route
-                });
-            }
-        }
-        wanted
-    }
-
-    /// When a route of the tunnel covers the gateway, the gateway gets a route of its own: the one
-    /// that leads to it now.
-    fn pin_gateway(
+    fn set_addresses(
         &mut self,
-        remote: SocketAddr,
-        wanted: &[HostRoute],
-    ) -> Result<(), NetlinkError> {
-        let gateway = remote.ip();
-        if self
-            .pin
-            .as_ref()
-            .is_some_and(|(pinned, _)| *pinned == gateway)
-        {
-            return Ok(());
+        assigned: &[IpNet],
+        applied: &mut Applied,
+    ) -> Result<(), HostError> {
+        let addresses: Vec<IpNet> = assigned.iter().map(host_address).collect();
+        for gone in self.addresses.iter().filter(|old| !addresses.contains(old)) {
+            if let Err(error) = self.kernel.remove_address(&self.device, *gone) {
+                applied.refuse(&error);
+            }
         }
-        if let Some((_, old)) = self.pin.take() {
-            self.kernel.delete_route(&old)?;
-            self.write_note();
+        self.addresses.clear();
+        let mut first = None;
+        for address in addresses {
+            match self.kernel.add_address(&self.device, address) {
+                Ok(()) => self.addresses.push(address),
+                Err(error) => {
+                    let error = HostError::of_address(error, &address, &self.device);
+                    applied.leave_out(&error, address, &mut self.told_of_ipv6);
+                    first.get_or_insert(error);
+                }
+            }
         }
-        if !wanted
-            .iter()
-            .any(|route| route.destination.contains(&gateway))
-        {
-            return Ok(());
+        match first {
+            Some(error) if self.addresses.is_empty() => Err(error),
+            _ => Ok(()),
         }
-        let Some(pin) = self.pin_route(gateway)? else {
-            return Ok(());
-        };
-        // Noted before it is there, so that a crash in between leaves nothing.
-        self.pin = Some((gateway, pin.clone()));
-        self.write_note();
-        let pinned = self.kernel.replace_route(&pin);
-        if pinned.is_err() {
-            self.pin = None;
-            self.write_note();
-        }
-        pinned
     }
 
     /// Lets the kernel merge the frames that come from the gateway where nobody else does: in a
@@ -231,34 +178,9 @@ impl HostNetwork {
         }
     }
 
-    fn pin_route(&self, gateway: IpAddr) -> Result<Option<HostRoute>, NetlinkError> {
-        let Some(lookup) = self.kernel.route_to(gateway)? else {
-            return Ok(None);
-        };
-        // A gateway on this very machine needs none; through the tunnel would be no way.
-        if lookup.link == self.device || lookup.link == "lo" {
-            return Ok(None);
-        }
-        let route = HostRoute::on_link(gateway.into(), &lookup.link);
-        Ok(Some(HostRoute {
-            gateway: lookup.gateway,
-            metric: METRIC,
-            ..route
-        }))
-    }
-
-    /// Whether the destination is reached directly over another interface: a network of ours.
-    fn conflict(&self, route: &HostRoute) -> Result<Option<(IpNet, String)>, NetlinkError> {
-        let probe = first_host(&route.destination);
-        let lookup = self.kernel.route_to(probe)?;
-        let other =
-            lookup.filter(|l| l.gateway.is_none() && l.link != self.device && l.link != "lo");
-        Ok(other.map(|lookup| (route.destination, lookup.link)))
-    }
-
     /// Writes down what a crash would leave.
     fn write_note(&self) {
-        let pin = self.pin.as_ref().map(|(_, route)| route);
+        let pin = self.pin.as_ref().map(|pin| &pin.route);
         let gro = self.gro.iter().flat_map(Gro::turned_on);
         Note::new(pin, gro).save(&self.note);
     }
@@ -306,6 +228,9 @@ fn halves(prefix: &IpNet) -> Vec<IpNet> {
         .to_vec(),
     }
 }
+
+/// The SDK does not take what changes in routes of this number for a change of the network.
+const _: () = assert!(masque_client::OWN_ROUTE_PROTOCOL == masque_netlink::CLIENT_ROUTE_PROTOCOL);
 
 #[cfg(test)]
 mod tests;

@@ -88,6 +88,22 @@ impl Profile {
         vpcs
     }
 
+    /// The key that an attachment to `vpc`, or to the only VPC, would use. Where several are known,
+    /// the usual one, or if there is none the first that a profile names.
+    pub(crate) fn key_in_use(dirs: &Dirs, vpc: Option<&VpcName>) -> PathBuf {
+        let known = Self::list(dirs);
+        let asked = vpc.or(match known.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        });
+        let named = |vpc: &VpcName| Self::load(dirs, vpc).ok()?.key;
+        let key = dirs.key_file(asked.and_then(named).as_deref());
+        if asked.is_some() || key.exists() {
+            return key;
+        }
+        known.iter().find_map(named).unwrap_or(key)
+    }
+
     /// Takes gateway and authority from a cluster instead of from the last time.
     pub(crate) fn follow(&mut self, found: &Found) {
         self.gateway = found.gateway.as_ref().map(ToString::to_string);
@@ -237,6 +253,7 @@ mod tests {
         Dirs {
             config: folder.path().to_owned(),
             state: folder.path().join("state"),
+            root_state: None,
         }
     }
 

@@ -5,12 +5,14 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
         net::UnixListener,
+        process::CommandExt,
     },
-    path::PathBuf,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 const KEY_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
@@ -49,17 +51,20 @@ impl Home {
         self.0.path().join("state")
     }
 
-    fn run(&self, line: &str) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_datum-connect"))
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_datum-connect"));
+        command
             .env_clear()
             .arg("--config-dir")
             .arg(self.config())
             .arg("--state-dir")
             .arg(self.state())
-            .args(line.split_whitespace())
-            .output()
-            .unwrap();
-        Ran::from(output)
+            .args(line.split_whitespace());
+        command
+    }
+
+    fn run(&self, line: &str) -> Ran {
+        Ran::from(self.command(line).output().unwrap())
     }
 
     /// Answers each request with the next of these lines, as a running attachment would.
@@ -151,6 +156,7 @@ fn key_prints_exactly_this() {
     let expected = format!(
         "# public key: {KEY_ID}\n\
          # z-base-32:  47pjoycnsrfmxikm95jh13y88e8qnhzu5kungjpxyepgt7a8krpy\n\
+         # Save this in the folder of manifests of a standalone gateway, or apply it to a cluster.\n\
          # Where the Connector resource has a status subresource, apply the status too:\n\
          #   datum-connect key | kubectl apply --server-side --subresource=status -f -\n\
          apiVersion: networking.datumapis.com/v1alpha1\n\
@@ -403,4 +409,166 @@ fn doctor_stops_where_things_fail() {
         "{ran:?}"
     );
     assert_eq!(lines.last(), Some(&"-     echo     not tried"));
+}
+
+#[test]
+fn doctor_and_status_look_at_the_key_that_attach_uses() {
+    let home = Home::with_key();
+    let elsewhere = home.0.path().join("elsewhere.pem");
+    fs::rename(home.config().join("key.pem"), &elsewhere).unwrap();
+    assert!(home.run("status").stdout.contains("(NoKey)"));
+    fs::create_dir(home.config().join("profiles")).unwrap();
+    let profile = serde_json::json!({"gateway": "https://127.0.0.1:9", "key": elsewhere});
+    fs::write(home.config().join("profiles/v.json"), profile.to_string()).unwrap();
+
+    for line in ["status", "status --json"] {
+        let status = home.run(line);
+        let is_ready = status.stdout.contains("(Ready)") || status.stdout.contains(KEY_ID);
+        assert!(is_ready, "{status:?}");
+    }
+    let doctor = home.run("doctor");
+    let first = doctor.stdout.lines().next().unwrap();
+    assert!(
+        first.starts_with("ok    key ") && first.ends_with(KEY_ID),
+        "{doctor:?}"
+    );
+
+    // What is typed wins, and what fails first gives the status.
+    let doctor = home.run("doctor --key /nowhere/key.pem");
+    assert_eq!(doctor.code, 66, "{doctor:?}");
+    let failed: Vec<&str> = doctor
+        .stdout
+        .lines()
+        .filter(|l| l.starts_with("FAIL"))
+        .collect();
+    assert!(failed[0].starts_with("FAIL  key      "), "{doctor:?}");
+}
+
+/// A command that runs on, and ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A gateway that says nothing, for as long as the socket is there.
+fn silent_gateway(home: &Home) -> (std::net::UdpSocket, String) {
+    let ca = home.config().join("ca.crt");
+    fs::write(&ca, masque_testkit::DevelopmentCa::new().pem()).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let ca = ca.display();
+    let line = format!(
+        "attach --vpc v --no-tun --keep-trying --gateway https://127.0.0.1:{port} --ca {ca}"
+    );
+    (socket, line)
+}
+
+/// Looks until it is true, for 15 s at most.
+fn eventually(what: &str, fact: impl Fn() -> bool) {
+    for _ in 0..750 {
+        if fact() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not within 15 s: {what}");
+}
+
+#[test]
+fn ctrl_c_ends_what_is_not_in_the_background_yet() {
+    let home = Home::with_key();
+    let (_gateway, line) = silent_gateway(&home);
+    // A terminal signals the group of what it started.
+    let mut command = home.command(&format!("{line} --background"));
+    let mut starter = Running::start(command.process_group(0));
+    let socket = home.state().join("v.sock");
+    eventually("the second process is there", || socket.exists());
+    let group = nix::unistd::Pid::from_raw(starter.0.id().cast_signed());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    starter.0.wait().unwrap();
+    let gone = || !socket.exists();
+    for _ in 0..250 {
+        if gone() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    home.run("detach");
+    panic!("it goes on attaching");
+}
+
+/// Debian's nobody.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn sudo_leaves_the_socket_to_its_caller() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let home = Home::with_key();
+    fs::set_permissions(home.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (_gateway, line) = silent_gateway(&home);
+    let mut command = home.command(&line);
+    command.env("SUDO_UID", NOBODY.to_string());
+    let mut attached = Running::start(&mut command);
+    let socket = home.state().join("v.sock");
+    eventually("the socket is there", || {
+        fs::metadata(&socket).is_ok_and(|it| it.uid() == NOBODY)
+    });
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&socket), mode(&home.state())), (0o600, 0o755));
+    assert_eq!(
+        fs::metadata(home.state()).unwrap().uid(),
+        0,
+        "root writes there"
+    );
+
+    // A copy that nobody may run, wherever the build is.
+    let program = home.0.path().join("datum-connect");
+    fs::copy(env!("CARGO_BIN_EXE_datum-connect"), &program).unwrap();
+    let ask = |uid: u32, line: &str| {
+        let mut command = Command::new(&program);
+        command
+            .env_clear()
+            .uid(uid)
+            .arg("--config-dir")
+            .arg("/nowhere")
+            .arg("--state-dir");
+        command.arg(home.state()).args(line.split_whitespace());
+        Ran::from(command.output().unwrap())
+    };
+    let theirs = ask(NOBODY, "status");
+    assert!(
+        theirs.stdout.contains("  - v: - (Connecting)"),
+        "{theirs:?}"
+    );
+    assert_eq!(theirs.stderr, "");
+    let others = ask(NOBODY - 1, "status");
+    assert!(others.stdout.ends_with("  (none)\n"), "{others:?}");
+    assert!(
+        others.stderr.contains("`sudo datum-connect status`"),
+        "{others:?}"
+    );
+    let others = ask(NOBODY - 1, "detach --vpc v");
+    assert_eq!(others.code, 69, "{others:?}");
+    assert!(others.stderr.contains("`sudo datum-connect"), "{others:?}");
+
+    let detached = ask(NOBODY, "detach");
+    assert_eq!(
+        (detached.code, detached.stderr.as_str()),
+        (0, "detached from v\n")
+    );
+    assert!(attached.0.wait().unwrap().success());
 }

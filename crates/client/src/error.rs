@@ -301,11 +301,14 @@ impl AttachError {
             ),
             Self::Certificate { fault, .. } => certificate_advice(*fault).to_owned(),
             Self::UnknownVpcOrKey { vpc, .. } => {
-                format!("apply this manifest: `datum-connect key --vpc {vpc} | kubectl apply -f -`")
+                format!(
+                    "apply this manifest: `datum-connect key --vpc {vpc} | kubectl apply -f -`, or \
+                     save it in the gateway's folder of manifests"
+                )
             }
             Self::Denied { vpc, .. } => format!(
-                "ask who owns the VPC: `kubectl get connectorattachments,vpcaccesspolicies`, \
-                 then `datum-connect attach --vpc {vpc}`"
+                "ask who owns the VPC: `kubectl get connectorattachments,vpcaccesspolicies`, or the \
+                 gateway's folder of manifests; then `datum-connect attach --vpc {vpc}`"
             ),
             Self::AuthenticationRequired { .. } => {
                 "choose another method: `datum-connect attach --auth client-certificate`".to_owned()
@@ -314,7 +317,8 @@ impl AttachError {
                 "leave --target and --protocol out, or give a prefix of the VPC".to_owned()
             }
             Self::Unavailable { .. } | Self::NoAddress { .. } | Self::PoolExhausted => {
-                "free an attachment or enlarge the pool: `kubectl describe vpcingresspoints`"
+                "free an attachment or enlarge the pool: `kubectl describe vpcingresspoints`, or the \
+                 VPCIngressPoint in the gateway's folder of manifests"
                     .to_owned()
             }
             Self::NotAGateway { .. } | Self::Status { .. } | Self::Protocol { .. } => {

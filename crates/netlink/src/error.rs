@@ -16,6 +16,14 @@ pub enum NetlinkError {
         /// What was tried.
         action: String,
     },
+    /// EACCES: forbidden to everybody, root too. What clients meet is an interface without IPv6.
+    #[error("{action}: the kernel forbids it to everybody{}", detail(message))]
+    Forbidden {
+        /// What was tried.
+        action: String,
+        /// What the kernel says about it beyond the error number.
+        message: Option<String>,
+    },
     /// The kernel lacks a feature.
     #[error("the kernel cannot do {action}: it needs {needs}")]
     NotSupported {
@@ -80,7 +88,8 @@ impl NetlinkError {
         };
         let action = action();
         match errno {
-            libc::EPERM | libc::EACCES => Self::NotPermitted { action },
+            libc::EPERM => Self::NotPermitted { action },
+            libc::EACCES => Self::Forbidden { action, message },
             libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT => {
                 Self::NotSupported { action, needs }
             }

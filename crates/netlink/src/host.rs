@@ -1,5 +1,7 @@
 //! Plain operations on a host's links, addresses and routes, for clients.
 
+mod table;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -20,7 +22,7 @@ use crate::{
     apply::unless_gone,
     kernel::CLIENT_ROUTE_PROTOCOL,
     message,
-    socket::{CREATE, DUMP, REPLACE},
+    socket::{CREATE, DUMP, EXCLUSIVE, REPLACE},
 };
 
 const NEEDS: &str = "a Linux kernel with IPv4 and IPv6";
@@ -170,11 +172,29 @@ impl Kernel {
         Ok(message)
     }
 
-    /// Adds a client's route, or replaces the one of the same destination, metric and table.
+    /// Adds a client's route, or replaces the one of the same destination, metric and table, whoever
+    /// made it.
     ///
     /// # Errors
     /// [`NetlinkError::NoInterface`], or what the kernel refused.
     pub fn replace_route(&self, route: &HostRoute) -> Result<(), NetlinkError> {
+        self.set_route(route, REPLACE)
+    }
+
+    /// Adds a client's route, and says whether it could: `false` when there is one of the same
+    /// destination, metric and table, which stays as it is.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoInterface`], or what the kernel refused.
+    pub fn claim_route(&self, route: &HostRoute) -> Result<bool, NetlinkError> {
+        match self.set_route(route, EXCLUSIVE) {
+            Ok(()) => Ok(true),
+            Err(NetlinkError::Exists { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_route(&self, route: &HostRoute, how: u16) -> Result<(), NetlinkError> {
         let mut message = message::key_message(&route_key(route), CLIENT_ROUTE_PROTOCOL);
         message.header.kind = RouteType::Unicast;
         let on_link = route.gateway.is_none() && route.destination.addr().is_ipv4();
@@ -201,7 +221,7 @@ impl Kernel {
                 .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
         );
         let message = RouteNetlinkMessage::NewRoute(message);
-        self.send(&message, CREATE | REPLACE, NEEDS, || {
+        self.send(&message, CREATE | how, NEEDS, || {
             format!(
                 "adding the route {} through {}",
                 route.destination, route.link
@@ -209,12 +229,24 @@ impl Kernel {
         })
     }
 
-    /// Deletes a client's route. One that is not there is no error.
+    /// Deletes a client's route through this interface. One that is not there is no error.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn delete_route(&self, route: &HostRoute) -> Result<(), NetlinkError> {
-        self.delete_route_key(&route_key(route), CLIENT_ROUTE_PROTOCOL)
+        // The routes of an interface went with it.
+        let Some(link) = self.link_index(&route.link)? else {
+            return Ok(());
+        };
+        let mut message = message::delete_message(&route_key(route), CLIENT_ROUTE_PROTOCOL);
+        message.attributes.push(RouteAttribute::Oif(link));
+        let message = RouteNetlinkMessage::DelRoute(message);
+        unless_gone(self.request_raw(&message, 0).map(drop), NEEDS, || {
+            format!(
+                "deleting the route {} through {}",
+                route.destination, route.link
+            )
+        })
     }
 
     /// Deletes the routes that a client left, by their protocol number. Those through its TUN

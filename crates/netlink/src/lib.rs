@@ -7,7 +7,7 @@
 //! else is touched. [`Kernel::clear`] takes all of it away.
 //!
 //! A client uses the plain functions: [`Kernel::set_link_up`], [`Kernel::add_address`],
-//! [`Kernel::replace_route`], [`Kernel::route_to`]. Both let [`Gro`] merge what arrives in frames.
+//! [`Kernel::claim_route`], [`Kernel::route_to`]. Both let [`Gro`] merge what arrives in frames.
 //!
 //! All calls block for the microseconds that a netlink request takes, and need no runtime.
 //!

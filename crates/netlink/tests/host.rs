@@ -188,3 +188,98 @@ fn what_is_not_there_is_said_so() {
     host.ns.route("blackhole 203.0.113.0/24");
     assert_eq!(host.to("203.0.113.1"), None);
 }
+
+#[test]
+fn a_claim_replaces_nothing_and_a_route_is_deleted_from_its_own_interface() {
+    let Some(host) = Host::new() else { return };
+    let config = TunConfig {
+        name: "mq0".into(),
+        queues: 1,
+        offload: true,
+    };
+    let _opened = host.ns.enter(|| TunDevice::open(&config)).unwrap();
+    let kernel = &host.kernel;
+    kernel.set_link_up("mq0", 1380).unwrap();
+    let shown = |family, prefix| host.ns.ip(&[family, "route", "show", prefix]);
+    for (family, prefix, router) in [
+        ("-4", "10.0.0.0/16", "192.0.2.1"),
+        ("-6", "fd20:10::/32", "2001:db8::1"),
+    ] {
+        let theirs = format!("{prefix} via {router} dev eth0 metric 50");
+        host.ns.route(&theirs);
+        let before = shown(family, prefix);
+        let at = |link, metric| HostRoute {
+            metric,
+            ..HostRoute::on_link(net(prefix), link)
+        };
+        assert!(!kernel.claim_route(&at("mq0", 50)).unwrap());
+        assert_eq!(shown(family, prefix), before);
+        assert!(kernel.claim_route(&at("mq0", 51)).unwrap());
+        assert!(!kernel.claim_route(&at("mq0", 51)).unwrap(), "our own, too");
+        assert_eq!(kernel.client_routes().unwrap(), [at("mq0", 51)]);
+        // Neither somebody else's nor one through another interface.
+        kernel.delete_route(&at("eth0", 50)).unwrap();
+        kernel.delete_route(&at("eth0", 51)).unwrap();
+        kernel.delete_route(&at("gone", 51)).unwrap();
+        assert_eq!(kernel.client_routes().unwrap(), [at("mq0", 51)]);
+        kernel.delete_route(&at("mq0", 51)).unwrap();
+        assert_eq!(shown(family, prefix), before);
+    }
+}
+
+#[test]
+fn the_way_beside_clients_is_what_the_main_table_says_without_them() {
+    let Some(host) = Host::new() else { return };
+    let kernel = &host.kernel;
+    let ways = |to: &str| {
+        let found = kernel.way_beside_clients(to.parse().unwrap()).unwrap();
+        let hops = found.into_iter().map(|way| {
+            assert_eq!(way.destination, IpNet::from(to.parse::<IpAddr>().unwrap()));
+            (way.link, way.gateway)
+        });
+        hops.collect::<Vec<_>>()
+    };
+    for (server, router) in [
+        ("203.0.113.7", "192.0.2.1"),
+        ("2001:db8:5::7", "2001:db8::1"),
+    ] {
+        let expected = [("eth0".to_owned(), ip(router))];
+        assert_eq!(ways(server), expected);
+        // A client's own route to it, and into a tunnel.
+        let server = IpNet::from(server.parse::<IpAddr>().unwrap());
+        let mut wrong = HostRoute {
+            metric: 50,
+            ..HostRoute::on_link(server, "lo")
+        };
+        assert!(kernel.claim_route(&wrong).unwrap());
+        wrong.destination = IpNet::new(server.addr(), 24).unwrap().trunc();
+        assert!(kernel.claim_route(&wrong).unwrap());
+        assert_eq!(ways(&server.addr().to_string()), expected);
+    }
+    assert_eq!(ways("192.0.2.9"), [("eth0".to_owned(), None)]);
+    host.ns.route("203.0.113.0/24 via 192.0.2.77 metric 9");
+    host.ns.route("203.0.113.0/24 via 192.0.2.78 metric 8");
+    assert_eq!(ways("203.0.113.7"), [("eth0".to_owned(), ip("192.0.2.78"))]);
+    host.ns
+        .route("203.0.113.0/25 nexthop via 192.0.2.5 nexthop via 192.0.2.6");
+    let both = ["192.0.2.5", "192.0.2.6"].map(|router| ("eth0".to_owned(), ip(router)));
+    assert_eq!(ways("203.0.113.7"), both);
+    host.ns.route("unreachable 203.0.113.7");
+    assert_eq!(ways("203.0.113.7"), []);
+    // The routes of a link that is down are gone; the unreachable one is not.
+    host.ns.ip(&["link", "set", "eth0", "down"]);
+    assert_eq!(ways("192.0.2.9"), []);
+}
+
+#[test]
+fn an_interface_without_ipv6_is_no_lack_of_privilege() {
+    let Some(host) = Host::new() else { return };
+    host.ns.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1");
+    let refused = host.kernel.add_address("eth0", net("fd20::1/128"));
+    let error = refused.unwrap_err();
+    assert!(matches!(error, NetlinkError::Forbidden { .. }), "{error}");
+    assert!(!error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    host.kernel
+        .add_address("eth0", net("10.0.100.50/32"))
+        .unwrap();
+}

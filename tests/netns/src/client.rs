@@ -59,7 +59,7 @@ impl Client {
             args.extend(["--ca", &ca]);
         }
         args.extend(more);
-        let output = fabric.folder().join(format!("{}.log", ns.name()));
+        let output = fabric.folder().join(format!("{}-{vpc}.log", ns.name()));
         Self {
             process: Process::start(ns, program("datum-connect"), &args, &output),
             ns: ns.clone(),

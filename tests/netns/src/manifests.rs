@@ -54,6 +54,8 @@ pub struct IngressPoint {
     pub certificate: Option<String>,
     /// The pools' prefixes.
     pub pools: Vec<String>,
+    /// Prefixes that clients get routes for, beside those of the nodes.
+    pub routes: Vec<String>,
     /// The policy's rules, each one flow of YAML; no policy without any.
     pub rules: Vec<String>,
     /// One SID for both families (End.DT46) instead of one for each.
@@ -160,6 +162,7 @@ impl IngressPoint {
                 "10.0.100.0/24".to_owned(),
                 format!("\"fd20:{number}0:0:100::/64\""),
             ],
+            routes: Vec::new(),
             rules: PRODUCTION_RULES.iter().map(|&r| r.to_owned()).collect(),
             one_sid: false,
             max_total: None,
@@ -179,6 +182,10 @@ impl IngressPoint {
         let pools: String = self.pools.iter().fold(String::new(), |text, cidr| {
             text + "    - {cidr: " + cidr + "}\n"
         });
+        let routes: String = self
+            .routes
+            .iter()
+            .fold(String::new(), |text, cidr| text + "    - " + cidr + "\n");
         let ipv4 = if self.one_sid { 'e' } else { 'd' };
         let local = if self.one_sid {
             String::new()
@@ -202,7 +209,7 @@ spec:
     - 10.0.2.0/24
     - fd20:{number}0:0:1::/64
     - fd20:{number}0:0:2::/64
-  fabric:
+{routes}  fabric:
     provider: Static
     static:
       localSID: \"fd00:0:1:3:e00{number}::\"

@@ -7,14 +7,14 @@ mod serve;
 use std::{
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
 use masque_client::{
-    AttachConfig, AttachError, Attachment, ConnectorIdentity, Observer, ReceiveError, Scope,
-    ServerTrust, Target, TunnelEvent, VpcName, attach, attach_tun,
+    AttachConfig, AttachError, Attachment, ConnectorIdentity, Handle, Observer, ReceiveError,
+    Scope, ServerTrust, Target, TunnelEvent, VpcName, attach, attach_tun,
 };
 use masque_netlink::NetlinkError;
 use masque_tun::{TunConfig, TunDevice, TunError, TunQueue};
@@ -25,9 +25,9 @@ use crate::{
     args::{AttachArgs, AuthMethod, TunnelArgs},
     cluster::{self, Found},
     control::{Attachment as Running, ControlServer},
-    dirs::Dirs,
+    dirs::{self, Dirs},
     failure::{Exit, Failure},
-    host::{self, HostNetwork},
+    host::{self, HostError, HostNetwork},
     profile::{ConnectorSettings, Profile},
 };
 
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     } else {
         Profile::load(dirs, &vpc)?
     };
-    let mut tunnel = complete(&profile, args, dirs)?;
+    let mut tunnel = complete(&profile, &args.tunnel, dirs)?;
     let key = dirs.key_file(tunnel.key.as_deref());
     let mut connector = ConnectorSettings::of_key(dirs, &key)?.connector();
     let in_cluster = args.cluster.kubeconfig.is_some();
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     }
     dirs.make_state()?;
     // Before anything is sent: a second session of the same key would take over from the first.
-    if Running::open(dirs, &vpc)?.is_some() {
+    if Running::open(dirs, &vpc)?.found.is_some() {
         return Err(attached_already(&vpc));
     }
     if args.background && !args.child {
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     if in_cluster {
         let found = ask_cluster(args, &vpc, &tunnel, &connector, dirs)?;
         profile.follow(&found);
-        tunnel = complete(&profile, args, dirs)?;
+        tunnel = complete(&profile, &args.tunnel, dirs)?;
         connector = found.connector;
     }
     let config = AttachConfig {
@@ -72,10 +72,6 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     };
     // Before any thread is there: they all inherit it.
     let signals = block_signals()?;
-    if args.child {
-        // Not of the terminal's session, whose end would end us.
-        let _ = nix::unistd::setsid();
-    }
     let note = note_path(dirs, &vpc);
     host::recover(&note);
     let progress = Progress {
@@ -100,8 +96,12 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
 }
 
 /// What was typed and remembered, and whose key it is.
-fn complete(profile: &Profile, args: &AttachArgs, dirs: &Dirs) -> Result<TunnelArgs, Failure> {
-    let mut tunnel = profile.complete(&args.tunnel)?;
+pub(crate) fn complete(
+    profile: &Profile,
+    typed: &TunnelArgs,
+    dirs: &Dirs,
+) -> Result<TunnelArgs, Failure> {
+    let mut tunnel = profile.complete(typed)?;
     tunnel.key = tunnel.key.or_else(|| dirs.callers_key());
     Ok(tunnel)
 }
@@ -137,6 +137,35 @@ struct Session {
     device: String,
     /// Tells of events where no device follows them.
     teller: Option<thread::JoinHandle<()>>,
+    setup: Arc<Setup>,
+}
+
+/// Whether this machine can use the tunnel at all; ends the attachment when it cannot.
+#[derive(Debug, Default)]
+struct Setup {
+    failure: Mutex<Option<Failure>>,
+    /// Known once the attachment was started, maybe after the failure.
+    handle: OnceLock<Handle>,
+}
+
+impl Setup {
+    fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
+        self.stop_if_failed();
+    }
+
+    fn started(&self, handle: &Handle) {
+        let _ = self.handle.set(handle.clone());
+        self.stop_if_failed();
+    }
+
+    fn stop_if_failed(&self) {
+        if let Some(handle) = self.handle.get()
+            && lock(&self.failure).is_some()
+        {
+            handle.stop();
+        }
+    }
 }
 
 impl Session {
@@ -150,21 +179,28 @@ impl Session {
         let network = HostNetwork::new(&device.name, args.default_route, note)
             .map_err(|error| netlink(&error))?;
         let network = Arc::new(Mutex::new(network));
-        let shared = Arc::clone(&network);
+        let setup = Arc::new(Setup::default());
+        let (shared, failed) = (Arc::clone(&network), Arc::clone(&setup));
         let name = device.name.clone();
         let observer: Observer = Box::new(move |event| {
-            let mut network = shared
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            follow(&mut network, event, &name);
-            progress.tell(event, &name);
+            match follow(&mut lock(&shared), event) {
+                Ok(()) => progress.tell(event, &name),
+                // A tunnel that this machine cannot use is none.
+                Err(error) if !progress.was_up => failed.fail(error.into()),
+                Err(error) => {
+                    say!("{name} is not as the gateway wants it: {error}");
+                    progress.tell(event, &name);
+                }
+            }
         });
         let attachment = attach_tun(config, queue, device.offloads, observer)?;
+        setup.started(attachment.handle());
         Ok(Self {
             attachment,
             network: Some(network),
             device: device.name,
             teller: None,
+            setup,
         })
     }
 
@@ -194,6 +230,7 @@ impl Session {
             network: None,
             device: String::new(),
             teller: Some(teller),
+            setup: Arc::default(),
         })
     }
 
@@ -203,6 +240,7 @@ impl Session {
             network,
             device,
             teller,
+            setup,
         } = self;
         let handle = attachment.handle().clone();
         let serving = Serving {
@@ -210,33 +248,47 @@ impl Session {
             device,
             handle: handle.clone(),
         };
-        let path = Running::socket(dirs, vpc);
-        let server =
-            ControlServer::start(&path, Arc::new(serving)).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => attached_already(vpc),
-                _ => Failure::file("make the control socket", &path, &error),
-            })?;
-        thread::spawn(move || {
-            while let Ok(signal) = signals.wait() {
-                tracing::info!(%signal, "ending");
-                handle.stop();
-            }
-        });
+        let server = serve(serving, vpc, dirs);
+        if server.is_ok() {
+            thread::spawn(move || {
+                while let Ok(signal) = signals.wait() {
+                    tracing::info!(%signal, "ending");
+                    handle.stop();
+                }
+            });
+        } else {
+            // Nobody could ask it or end it.
+            handle.stop();
+        }
         let reason = attachment.join();
         if let Some(teller) = teller {
             // What was told last comes before how it ended.
             let _ = teller.join();
         }
-        if let Some(network) = network {
-            let mut network = network
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            network.undo().map_err(|error| netlink(&error))?;
+        let undone = network.map_or(Ok(()), |network| lock(&network).undo());
+        let server = server?;
+        if let Some(failure) = lock(&setup.failure).take() {
+            return Err(failure);
         }
+        undone.map_err(|error| netlink(&error))?;
         // Last, because `detach` waits for it.
         drop(server);
         reason.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+fn serve(serving: Serving, vpc: &VpcName, dirs: &Dirs) -> Result<ControlServer, Failure> {
+    let path = Running::socket(dirs, vpc);
+    ControlServer::start(&path, dirs::sudo_caller(), Arc::new(serving)).map_err(|error| match error
+        .kind()
+    {
+        io::ErrorKind::AddrInUse => attached_already(vpc),
+        _ => Failure::file("make the control socket", &path, &error),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn attached_already(vpc: &VpcName) -> Failure {
@@ -247,26 +299,23 @@ fn attached_already(vpc: &VpcName) -> Failure {
     )
 }
 
-/// Gives the machine what an event says.
-fn follow(network: &mut HostNetwork, event: &TunnelEvent, device: &str) {
+/// Gives the machine what an event says. Fails when it cannot use the tunnel.
+fn follow(network: &mut HostNetwork, event: &TunnelEvent) -> Result<(), HostError> {
     let done = match event {
         TunnelEvent::Up(assignment) | TunnelEvent::Changed(assignment) => {
-            network.apply(assignment).map(|applied| {
-                for route in applied.left_out {
-                    say!("  left out      {route}: only --default-route takes the default route");
-                }
-                for (route, link) in applied.conflicts {
-                    say!("  warning       {route} is also this machine's own network on {link}");
-                }
-            })
+            for (what, detail) in network.apply(assignment)?.lines() {
+                say!("  {what:<14}{detail}");
+            }
+            Ok(())
         }
         TunnelEvent::Mtu(mtu_bytes) => network.set_mtu(*mtu_bytes),
-        TunnelEvent::Down { .. } => network.refresh_pin(),
+        TunnelEvent::Down { .. } | TunnelEvent::NetworkChanged => network.renew().map(drop),
         _ => Ok(()),
     };
     if let Err(error) = done {
-        tracing::error!(%error, device, "the device is not as the gateway wants it");
+        tracing::error!(%error, "this machine's network is not as the tunnel needs it");
     }
+    Ok(())
 }
 
 /// The VPC that was named, or the only one that has a profile.

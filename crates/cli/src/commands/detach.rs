@@ -13,7 +13,13 @@ use crate::{
 pub(crate) fn run(args: &DetachArgs, dirs: &Dirs) -> Result<(), Failure> {
     let found = match &args.vpc {
         Some(_) => vec![control::find(dirs, args.vpc.as_ref())?],
-        None => control::attachments(dirs)?,
+        None => {
+            let all = control::attachments(dirs)?;
+            if all.hidden {
+                say!("attachments of other users stay: `sudo datum-connect detach` ends root's");
+            }
+            all.found
+        }
     };
     for mut attachment in found {
         match attachment.ask(&Request::Detach, Duration::ZERO)? {
@@ -26,18 +32,18 @@ pub(crate) fn run(args: &DetachArgs, dirs: &Dirs) -> Result<(), Failure> {
                 ));
             }
         }
-        wait(dirs, &attachment)?;
+        wait(&attachment)?;
         say!("detached from {}", attachment.vpc);
     }
     Ok(())
 }
 
 /// The socket goes last, after routes and device.
-fn wait(dirs: &Dirs, attachment: &Attachment) -> Result<(), Failure> {
+fn wait(attachment: &Attachment) -> Result<(), Failure> {
     const STEP: Duration = Duration::from_millis(20);
     const STEPS_MAX: u32 = 250;
     for _ in 0..STEPS_MAX {
-        if Attachment::open(dirs, &attachment.vpc)?.is_none() {
+        if attachment.is_gone()? {
             return Ok(());
         }
         std::thread::sleep(STEP);

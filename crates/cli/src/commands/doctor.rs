@@ -18,7 +18,7 @@ use self::{
     report::Report,
 };
 
-/// Looks at everything, prints the findings, and fails as the first of them does.
+/// Looks at everything, prints the findings, and fails as the first failure that is shown does.
 pub(crate) fn run(args: &DoctorArgs, dirs: &Dirs) -> Result<(), Failure> {
     let mut report = Report::default();
     examine(args, dirs, &mut report);
@@ -34,18 +34,25 @@ pub(crate) fn run(args: &DoctorArgs, dirs: &Dirs) -> Result<(), Failure> {
 }
 
 fn examine(args: &DoctorArgs, dirs: &Dirs, report: &mut Report) {
-    checks::key(report, dirs, args.tunnel.key.as_deref());
+    let vpc = attach::choose_vpc(args.vpc.as_ref(), dirs);
+    let tunnel = vpc.and_then(|vpc| {
+        let profile = Profile::load(dirs, &vpc)?;
+        Ok((attach::complete(&profile, &args.tunnel, dirs)?, vpc))
+    });
+    // The key that an attachment would use, as far as that is known.
+    let named = tunnel
+        .as_ref()
+        .map_or(&args.tunnel.key, |(tunnel, _)| &tunnel.key);
+    let has_key = checks::key(report, &dirs.key_file(named.as_deref()));
     checks::clock(report);
     checks::device(report);
-    let vpc = match attach::choose_vpc(args.vpc.as_ref(), dirs) {
-        Ok(vpc) => vpc,
+    let (tunnel, vpc) = match tunnel {
+        Ok(found) => found,
         Err(failure) => return report.fail("profile", &failure),
     };
-    let tunnel = match Profile::load(dirs, &vpc).and_then(|profile| profile.complete(&args.tunnel))
-    {
-        Ok(tunnel) => tunnel,
-        Err(failure) => return report.fail("profile", &failure),
-    };
+    if !has_key {
+        return;
+    }
     let config = match attach::config(&vpc, &tunnel, dirs) {
         Ok(config) => config,
         Err(failure) => return report.fail("profile", &failure),

@@ -9,8 +9,8 @@ use crate::{
     profile::ConnectorSettings,
 };
 
-/// Makes the key if there is none, prints what lets it in. Standard output is what `kubectl apply`
-/// takes; everything else goes to standard error.
+/// Makes the key if there is none, prints what lets it in. Standard output is what `kubectl apply` and
+/// a gateway's folder of manifests take; everything else goes to standard error.
 pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
     let path = dirs.key_file(args.key.as_deref());
     let identity = match ConnectorIdentity::load(&path) {
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
     if args.id {
         return super::print(&format!("{id}\n"));
     }
-    let mut settings = ConnectorSettings::load(dirs)?;
+    let mut settings = ConnectorSettings::of_key(dirs, &path)?;
     if let Some(name) = &args.name {
         check_name(name)?;
         settings.name = Some(name.clone());
@@ -59,6 +59,7 @@ pub(crate) fn run(args: &KeyArgs, dirs: &Dirs) -> Result<(), Failure> {
     let header = format!(
         "# public key: {id}\n\
          # z-base-32:  {}\n\
+         # Save this in the folder of manifests of a standalone gateway, or apply it to a cluster.\n\
          # Where the Connector resource has a status subresource, apply the status too:\n\
          #   datum-connect key | kubectl apply --server-side --subresource=status -f -\n",
         id.z_base_32()

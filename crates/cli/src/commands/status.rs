@@ -10,7 +10,7 @@ use crate::{
     control::{self, Running},
     dirs::Dirs,
     failure::Failure,
-    profile::ConnectorSettings,
+    profile::{ConnectorSettings, Profile},
 };
 
 /// Everything about this machine's connector.
@@ -28,13 +28,17 @@ struct Report {
 
 /// Prints what runs.
 pub(crate) fn run(args: &StatusArgs, dirs: &Dirs) -> Result<(), Failure> {
-    let identity = ConnectorIdentity::load(&dirs.key_file(None)).ok();
-    let mut found = match &args.vpc {
-        Some(_) => vec![control::find(dirs, args.vpc.as_ref())?],
-        None => control::attachments(dirs)?,
+    let key = Profile::key_in_use(dirs, args.vpc.as_ref());
+    let identity = ConnectorIdentity::load(&key).ok();
+    let (mut found, hidden) = match &args.vpc {
+        Some(_) => (vec![control::find(dirs, args.vpc.as_ref())?], false),
+        None => {
+            let all = control::attachments(dirs)?;
+            (all.found, all.hidden)
+        }
     };
     let report = Report {
-        connector: ConnectorSettings::load(dirs)?.connector(),
+        connector: ConnectorSettings::of_key(dirs, &key)?.connector(),
         ready: identity.is_some(),
         id: identity.map(|identity| identity.public_id().hex()),
         protocol: "MASQUE",
@@ -43,6 +47,9 @@ pub(crate) fn run(args: &StatusArgs, dirs: &Dirs) -> Result<(), Failure> {
             .map(|a| a.status())
             .collect::<Result<_, _>>()?,
     };
+    if hidden {
+        say!("attachments of other users are not shown: `sudo datum-connect status` shows root's");
+    }
     if args.json {
         return super::print_json(&report);
     }

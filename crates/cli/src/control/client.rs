@@ -24,30 +24,71 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Attachment {
     /// Which VPC.
     pub(crate) vpc: VpcName,
+    path: PathBuf,
     stream: BufReader<UnixStream>,
+}
+
+/// What a look for attachments found.
+#[derive(Debug)]
+pub(crate) struct Seen<T> {
+    /// What answers.
+    pub(crate) found: T,
+    /// Whether there may be more that this user must not ask: root's, say.
+    pub(crate) hidden: bool,
 }
 
 impl Attachment {
     /// Where the attachment to a VPC listens.
     pub(crate) fn socket(dirs: &Dirs, vpc: &VpcName) -> PathBuf {
-        dirs.state.join(format!("{}.sock", vpc.file_stem()))
+        dirs.state.join(socket_name(vpc))
     }
 
-    /// Connects; `None` when nobody listens. A socket of a dead process is removed.
-    pub(crate) fn open(dirs: &Dirs, vpc: &VpcName) -> Result<Option<Self>, Failure> {
-        let path = Self::socket(dirs, vpc);
-        match UnixStream::connect(&path) {
-            Ok(stream) => Ok(Some(Self {
-                vpc: vpc.clone(),
-                stream: BufReader::new(stream),
-            })),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let _ = fs::remove_file(&path);
-                Ok(None)
+    /// Connects to the attachment to a VPC; none when nobody listens. A socket of a dead process is
+    /// removed.
+    pub(crate) fn open(dirs: &Dirs, vpc: &VpcName) -> Result<Seen<Option<Self>>, Failure> {
+        let mut hidden = false;
+        for folder in dirs.states()? {
+            let path = folder.join(socket_name(vpc));
+            let seen = Self::connect(&path, vpc)?;
+            if seen.found.is_some() {
+                return Ok(seen);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Failure::file("open", &path, &error)),
+            hidden |= seen.hidden;
         }
+        Ok(Seen {
+            found: None,
+            hidden,
+        })
+    }
+
+    fn connect(path: &Path, vpc: &VpcName) -> Result<Seen<Option<Self>>, Failure> {
+        let nobody = |hidden| Seen {
+            found: None,
+            hidden,
+        };
+        match UnixStream::connect(path) {
+            Ok(stream) => Ok(Seen {
+                found: Some(Self {
+                    vpc: vpc.clone(),
+                    path: path.to_owned(),
+                    stream: BufReader::new(stream),
+                }),
+                hidden: false,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let _ = fs::remove_file(path);
+                Ok(nobody(false))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(nobody(false)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(nobody(true)),
+            Err(error) => Err(Failure::file("open", path, &error)),
+        }
+    }
+
+    /// Whether it has ended since.
+    pub(crate) fn is_gone(&self) -> Result<bool, Failure> {
+        let seen = Self::connect(&self.path, &self.vpc)?;
+        Ok(seen.found.is_none())
     }
 
     /// What it is doing.
@@ -89,43 +130,55 @@ impl Attachment {
 }
 
 /// Every attachment that runs, sorted by VPC. Sockets of dead processes are removed on the way.
-pub(crate) fn attachments(dirs: &Dirs) -> Result<Vec<Attachment>, Failure> {
-    dirs.check_state()?;
-    let mut vpcs: Vec<VpcName> = match fs::read_dir(&dirs.state) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|entry| vpc_of(&entry.path()))
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Failure::file("read", &dirs.state, &error)),
+pub(crate) fn attachments(dirs: &Dirs) -> Result<Seen<Vec<Attachment>>, Failure> {
+    let mut all = Seen {
+        found: Vec::new(),
+        hidden: false,
     };
-    vpcs.sort();
-    let mut found = Vec::new();
-    for vpc in vpcs {
-        found.extend(Attachment::open(dirs, &vpc)?);
+    for folder in dirs.states()? {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                all.hidden = true;
+                continue;
+            }
+            Err(error) => return Err(Failure::file("read", folder, &error)),
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Some(vpc) = vpc_of(&path) else { continue };
+            let seen = Attachment::connect(&path, &vpc)?;
+            all.found.extend(seen.found);
+            all.hidden |= seen.hidden;
+        }
     }
-    Ok(found)
+    all.found.sort_by(|a, b| a.vpc.cmp(&b.vpc));
+    Ok(all)
 }
 
 /// The attachment to this VPC, or the only one.
 pub(crate) fn find(dirs: &Dirs, vpc: Option<&VpcName>) -> Result<Attachment, Failure> {
-    dirs.check_state()?;
     if let Some(vpc) = vpc {
-        return Attachment::open(dirs, vpc)?.ok_or_else(|| {
+        let seen = Attachment::open(dirs, vpc)?;
+        let failure = Failure::new(
+            Exit::Unavailable,
+            format!("this machine is not attached to {vpc}"),
+            format!("attach it: `datum-connect attach --vpc {vpc}`"),
+        );
+        return seen
+            .found
+            .ok_or_else(|| unless_hidden(seen.hidden, failure));
+    }
+    let Seen { mut found, hidden } = attachments(dirs)?;
+    match (found.pop(), found.last()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(unless_hidden(
+            hidden,
             Failure::new(
                 Exit::Unavailable,
-                format!("this machine is not attached to {vpc}"),
-                format!("attach it: `datum-connect attach --vpc {vpc}`"),
-            )
-        });
-    }
-    let mut all = attachments(dirs)?;
-    match (all.pop(), all.last()) {
-        (Some(only), None) => Ok(only),
-        (None, _) => Err(Failure::new(
-            Exit::Unavailable,
-            "this machine is attached to no VPC",
-            "attach it: `datum-connect attach --vpc NAME`",
+                "this machine is attached to no VPC",
+                "attach it: `datum-connect attach --vpc NAME`",
+            ),
         )),
         (Some(last), Some(other)) => Err(Failure::new(
             Exit::Usage,
@@ -136,6 +189,22 @@ pub(crate) fn find(dirs: &Dirs, vpc: Option<&VpcName>) -> Result<Attachment, Fai
             format!("choose one: `--vpc {}`", other.vpc),
         )),
     }
+}
+
+/// Nothing was found; there may be something that this user must not ask.
+fn unless_hidden(hidden: bool, failure: Failure) -> Failure {
+    match hidden {
+        false => failure,
+        true => Failure::new(
+            Exit::Unavailable,
+            "this user sees no such attachment, and may not see root's",
+            "ask as root: `sudo datum-connect status`",
+        ),
+    }
+}
+
+fn socket_name(vpc: &VpcName) -> String {
+    format!("{}.sock", vpc.file_stem())
 }
 
 fn vpc_of(path: &Path) -> Option<VpcName> {

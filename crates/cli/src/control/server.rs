@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{
-        fs::PermissionsExt,
+        fs::{PermissionsExt, chown},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -15,6 +15,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use nix::sys::stat::{Mode, umask};
 
 use super::{Answer, LINE_MAX_BYTES, Request};
 
@@ -36,12 +38,16 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Makes the socket, mode 0600, and answers from threads of its own. A socket that nobody
-    /// listens on any more is replaced.
+    /// Makes the socket, mode 0600, for `owner` instead of this process's user, and answers from
+    /// threads of its own. A socket that nobody listens on any more is replaced.
     ///
     /// # Errors
     /// `AddrInUse` when another process serves this path; else what the file system said.
-    pub(crate) fn start(path: &Path, handler: Arc<dyn Handler>) -> io::Result<Self> {
+    pub(crate) fn start(
+        path: &Path,
+        owner: Option<u32>,
+        handler: Arc<dyn Handler>,
+    ) -> io::Result<Self> {
         if UnixStream::connect(path).is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -49,9 +55,15 @@ impl ControlServer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Nobody else can connect before the mode is set: the folder is ours alone.
-        let listener = UnixListener::bind(path)?;
+        // Others may look into the folder under sudo: the socket is ours alone from the start. What
+        // another thread makes in this moment would be, too.
+        let mask = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(mask);
+        let listener = bound?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        // Only we can have put something else there.
+        chown(path, owner, None)?;
         thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &handler))?;

@@ -3,16 +3,20 @@
 use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
-use masque_netlink::{Gro, HostRoute, Kernel};
+use masque_netlink::{Gro, HostRoute, Kernel, NetlinkError};
 use serde::{Deserialize, Serialize};
 
-use super::METRIC;
+use super::{pin::is_pin, routes::METRICS};
 
 /// The leftovers of one attachment.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Note {
     pid: u32,
+    /// When the process started, in clock ticks since the machine did: a later process of the same
+    /// number has another one. Former versions wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start_ticks: Option<u64>,
     #[serde(flatten)]
     pin: Option<Pin>,
     /// Devices whose GRO was turned on.
@@ -26,17 +30,26 @@ struct Pin {
     destination: IpNet,
     link: String,
     gateway: Option<IpAddr>,
+    #[serde(default = "first_metric")]
+    metric: u32,
+}
+
+fn first_metric() -> u32 {
+    *METRICS.start()
 }
 
 impl Note {
     /// Of this process.
     pub(super) fn new<'a>(pin: Option<&HostRoute>, gro: impl IntoIterator<Item = &'a str>) -> Self {
+        let pid = std::process::id();
         Self {
-            pid: std::process::id(),
+            pid,
+            start_ticks: start_ticks(pid),
             pin: pin.map(|route| Pin {
                 destination: route.destination,
                 link: route.link.clone(),
                 gateway: route.gateway,
+                metric: route.metric,
             }),
             gro: gro.into_iter().map(str::to_owned).collect(),
         }
@@ -59,9 +72,14 @@ impl Note {
         serde_json::from_str(&text).ok()
     }
 
-    /// Whether the process that wrote it runs.
+    /// Whether the process that wrote it runs. Its number alone says little: in a container each run
+    /// is process 1.
     fn is_alive(&self) -> bool {
-        Path::new("/proc").join(self.pid.to_string()).exists()
+        let now = start_ticks(self.pid);
+        match self.start_ticks {
+            Some(_) => now == self.start_ticks,
+            None => now.is_some() && self.pid != std::process::id(),
+        }
     }
 
     /// `path` is where it was.
@@ -69,13 +87,13 @@ impl Note {
         if let Some(pin) = &self.pin {
             let route = HostRoute {
                 gateway: pin.gateway,
-                metric: METRIC,
+                metric: pin.metric,
                 ..HostRoute::on_link(pin.destination, &pin.link)
             };
-            match Kernel::open().and_then(|kernel| kernel.delete_route(&route)) {
+            match Kernel::open().and_then(|kernel| unpin(&kernel, &route, path)) {
                 Ok(()) => {
                     let destination = pin.destination;
-                    tracing::info!("removed the route {destination} of a crashed attachment");
+                    tracing::info!("took back the route {destination} of a crashed attachment");
                 }
                 Err(error) => tracing::debug!(%error, "the leftover route stays"),
             }
@@ -88,10 +106,18 @@ impl Note {
     }
 }
 
-/// Devices whose GRO is on for other attachments that run now: those with a note beside `own`.
-pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
+/// When a process started (proc(5), the 22nd value of its `stat`); `None` when it does not run.
+fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second value is the name, which may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The notes of other attachments that run now: those beside `own`.
+fn others(own: &Path) -> Vec<Note> {
     let Some(Ok(folder)) = own.parent().map(fs::read_dir) else {
-        return BTreeSet::new();
+        return Vec::new();
     };
     folder
         .flatten()
@@ -99,8 +125,26 @@ pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
         .filter(|path| path != own && path.extension() == own.extension())
         .filter_map(|path| Note::read(&path))
         .filter(Note::is_alive)
-        .flat_map(|note| note.gro)
         .collect()
+}
+
+/// Devices whose GRO is on for other attachments.
+pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
+    others(own).into_iter().flat_map(|note| note.gro).collect()
+}
+
+/// Deletes the gateway's route, wherever it leads now, unless other attachments need it.
+pub(super) fn unpin(kernel: &Kernel, pin: &HostRoute, own: &Path) -> Result<(), NetlinkError> {
+    let needed = |note: &Note| {
+        let theirs = note.pin.as_ref();
+        theirs.is_some_and(|theirs| theirs.destination == pin.destination)
+    };
+    if others(own).iter().any(needed) {
+        return Ok(());
+    }
+    let held = kernel.client_routes()?;
+    let mut pins = held.iter().filter(|route| is_pin(route, pin));
+    pins.try_for_each(|route| kernel.delete_route(route))
 }
 
 /// Takes back what an attachment left that crashed.
@@ -125,8 +169,10 @@ mod tests {
     #[test]
     fn notes_of_former_versions_are_read() {
         let note = read(r#"{"pid":1,"destination":"192.0.2.1/32","link":"eth0","gateway":null}"#);
-        assert_eq!(note.pin.unwrap().link, "eth0");
+        let pin = note.pin.as_ref().unwrap();
+        assert_eq!((pin.link.as_str(), pin.metric), ("eth0", 50));
         assert!(note.gro.is_empty());
+        assert!(note.is_alive(), "process 1 runs");
     }
 
     #[test]
@@ -141,5 +187,23 @@ mod tests {
 
         Note::new(None, []).save(&path);
         assert!(!path.exists(), "nothing would stay");
+    }
+
+    #[test]
+    fn a_later_process_of_the_same_number_is_another_one() {
+        let mut note = Note::new(None, ["eth0"]);
+        assert!(note.is_alive());
+        let started = note.start_ticks.unwrap();
+        note.start_ticks = Some(started - 1);
+        assert!(!note.is_alive(), "that one started before");
+        note.start_ticks = None;
+        assert!(
+            !note.is_alive(),
+            "of a former version, and the number is ours"
+        );
+        // No process has it: they end at 4194304.
+        note.pid = 999_999_999;
+        note.start_ticks = Some(started);
+        assert!(!note.is_alive());
     }
 }

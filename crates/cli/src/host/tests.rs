@@ -1,9 +1,10 @@
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
-use masque_testkit::Lab;
+use masque_testkit::{Lab, Netns};
 use masque_tun::{TunConfig, TunDevice, TunQueue};
 
-use super::*;
+use super::{applied::Waiting, *};
+use crate::failure::{Exit, Failure};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -45,6 +46,14 @@ fn assignment(addresses: &[&str], routes: &[&str], remote: &str) -> Assignment {
 fn merges(link: &str) -> bool {
     let mut gro = Gro::new().unwrap();
     gro.turn_on(link).unwrap() == GroState::On
+}
+
+/// Makes a note one of a process that does not run.
+fn crash(note: &Path) {
+    let text = fs::read_to_string(note).unwrap();
+    let pid = format!("\"pid\":{}", std::process::id());
+    assert!(text.contains(&pid), "{text}");
+    fs::write(note, text.replace(&pid, "\"pid\":999999999")).unwrap();
 }
 
 fn open(name: &str) -> (TunDevice, Vec<TunQueue>) {
@@ -170,21 +179,29 @@ fn with_the_default_route_the_gateway_keeps_its_way_also_after_a_move() {
         host.ip(&["link", "set", "eth0", "down"]);
         host.address("wlan0", "192.168.9.2/24");
         host.route("default via 192.168.9.1 dev wlan0 metric 600");
-        network.refresh_pin().unwrap();
+        assert!(network.renew().unwrap());
         let found = lookup("198.51.100.9").unwrap();
         assert_eq!(
             (found.link.as_str(), found.gateway),
             ("wlan0", "192.168.9.1".parse().ok())
         );
         assert_eq!(lookup("203.0.113.1").unwrap().link, "dc0");
+        assert!(
+            !network.renew().unwrap(),
+            "it would be told of its own change"
+        );
+
+        // No network at all, then the cable again.
+        host.ip(&["link", "set", "wlan0", "down"]);
+        network.renew().unwrap();
+        host.ip(&["link", "set", "eth0", "up"]);
+        host.route("default via 192.168.7.1 dev eth0 metric 100");
+        network.renew().unwrap();
+        assert_eq!(lookup("198.51.100.9").unwrap().link, "eth0");
+        assert_eq!(lookup("203.0.113.1").unwrap().link, "dc0");
 
         // A crash: the note tells the next process what to remove.
-        let text = fs::read_to_string(&note).unwrap();
-        fs::write(
-            &note,
-            text.replace(&std::process::id().to_string(), "999999999"),
-        )
-        .unwrap();
+        crash(&note);
         // Nothing of it runs.
         std::mem::forget(network);
         assert!(merges("eth0"));
@@ -223,5 +240,238 @@ fn of_two_attachments_the_last_turns_gro_off() {
         second.undo().unwrap();
         assert!(!merges("eth0"));
         assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+    });
+}
+
+/// A host of one network with a router that leads everywhere; `None` after a `SKIPPED:` line.
+fn host_with_router() -> Option<(Lab, Netns)> {
+    if let Err(skip) = Lab::available() {
+        eprintln!("{skip}");
+        return None;
+    }
+    let mut lab = Lab::new();
+    let (host, router) = (lab.host("host"), lab.router("router"));
+    lab.veth((&host, "eth0"), (&router, "eth0"), 1500);
+    host.address("eth0", "192.168.7.2/24");
+    host.route("default via 192.168.7.1");
+    Some((lab, host))
+}
+
+#[test]
+fn without_ipv6_the_rest_is_set_and_a_person_is_told_once() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    host.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _device = open("dc0");
+        let mut network = HostNetwork::new("dc0", false, folder.path().join("note")).unwrap();
+        // IPv6 first, as a gateway may send it.
+        let addresses = ["fd20:0:1::32/128", "10.0.100.50/32"];
+        let both = assignment(&addresses, &["fd20::/32", "10.0.0.0/16"], "198.51.100.9");
+        let lines = network.apply(&both).unwrap().lines();
+        let setting = "sysctl net.ipv6.conf.all.disable_ipv6=1";
+        let text = format!(
+            "IPv6 is off on this machine ({setting}): fd20:0:1::32 and the IPv6 routes are left out"
+        );
+        assert_eq!(lines, [("warning", text)]);
+        let shown = host.ip(&["route", "show"]);
+        assert!(shown.contains("10.0.0.0/16 dev dc0"), "{shown}");
+        assert_eq!(network.apply(&both).unwrap().lines(), [], "told already");
+
+        let alone = assignment(&addresses[..1], &["fd20::/32"], "198.51.100.9");
+        let failure = Failure::from(network.apply(&alone).unwrap_err());
+        assert_eq!(failure.exit, Exit::Config);
+        assert!(failure.to_string().contains(setting), "{failure}");
+        network.undo().unwrap();
+    });
+}
+
+/// A child that another test is just starting may hold the device for a moment longer.
+fn wait_gone(host: &Netns, device: &str) {
+    let gone = (0..250).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !host.ip(&["link", "show"]).contains(device)
+    });
+    assert!(gone, "{device} is still there");
+}
+
+#[test]
+fn of_two_attachments_with_one_prefix_each_has_a_route() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let mut devices = vec![open("dc0"), open("dc1")];
+        let routes = ["10.0.0.0/16", "fd20::/32"];
+        // The same address in both VPCs, too.
+        let assignment = assignment(&["10.0.100.1/32", "fd20:1::1/128"], &routes, "198.51.100.9");
+        let attach = |device| {
+            let note = folder.path().join(device).with_extension("undo");
+            let mut network = HostNetwork::new(device, false, note).unwrap();
+            let applied = network.apply(&assignment).unwrap();
+            (network, applied)
+        };
+        let (mut first, applied) = attach("dc0");
+        assert_eq!(applied.lines(), []);
+        let (mut second, applied) = attach("dc1");
+        let waiting = |destination| Waiting {
+            destination: net(destination),
+            metric: 51,
+            first: Some("dc0".to_owned()),
+        };
+        assert_eq!(applied.waiting, routes.map(waiting));
+        assert_eq!(applied.lines().len(), 2, "{applied:?}");
+        let link = |to: &str| {
+            let found = Kernel::open().unwrap().route_to(to.parse().unwrap());
+            found.unwrap().unwrap().link
+        };
+        let inside = ["10.0.0.1", "fd20::1"];
+        assert_eq!(inside.map(link), ["dc0", "dc0"]);
+        assert_eq!(first.apply(&assignment).unwrap().lines(), []);
+        assert_eq!(second.apply(&assignment).unwrap().lines(), []);
+        assert_eq!(
+            inside.map(link),
+            ["dc0", "dc0"],
+            "a reconnect takes nothing away"
+        );
+
+        second.undo().unwrap();
+        drop(devices.pop());
+        wait_gone(&host, "dc1");
+        assert_eq!(inside.map(link), ["dc0", "dc0"]);
+
+        devices.push(open("dc2"));
+        let (mut second, _) = attach("dc2");
+        first.undo().unwrap();
+        drop(devices.remove(0));
+        wait_gone(&host, "dc0");
+        assert_eq!(inside.map(link), ["dc2", "dc2"]);
+
+        // The former first one comes back, behind.
+        devices.push(open("dc3"));
+        let (mut first, _) = attach("dc3");
+        assert_eq!(inside.map(link), ["dc2", "dc2"]);
+        first.undo().unwrap();
+        second.undo().unwrap();
+    });
+}
+
+#[test]
+fn no_route_of_somebody_else_is_replaced_and_metrics_are_bounded() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _device = open("dc0");
+        let theirs = "10.0.0.0/16 via 192.168.7.1 dev eth0";
+        host.route(&format!("{theirs} metric 50"));
+        let pinned = "198.51.100.9 via 192.168.7.1 dev eth0";
+        host.route(&format!("{pinned} metric 50"));
+        let before = host.ip(&["route", "show"]);
+        let mut network = HostNetwork::new("dc0", false, folder.path().join("note")).unwrap();
+        let covering = ["10.0.0.0/16", "198.51.100.0/24"];
+        let assignment = assignment(&["10.0.100.50/32"], &covering, "198.51.100.9");
+        let applied = network.apply(&assignment).unwrap();
+        let waiting = Waiting {
+            destination: net("10.0.0.0/16"),
+            metric: 51,
+            first: None,
+        };
+        assert_eq!(applied.waiting, [waiting]);
+        let shown = host.ip(&["route", "show"]);
+        for line in before.lines() {
+            assert!(shown.contains(line), "{line} is gone:\n{shown}");
+        }
+        assert!(shown.contains("10.0.0.0/16 dev dc0"), "{shown}");
+        network.undo().unwrap();
+        let shown = host.ip(&["route", "show"]);
+        assert!(shown.contains(theirs) && shown.contains(pinned), "{shown}");
+
+        for metric in routes::METRICS {
+            let taken = format!("10.9.0.0/16 via 192.168.7.1 dev eth0 metric {metric}");
+            host.route(&taken);
+        }
+        let assignment = Assignment {
+            routes: vec![net("10.9.0.0/16")],
+            ..assignment
+        };
+        let error = network.apply(&assignment).unwrap_err();
+        assert!(matches!(error, HostError::NoMetric(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("from 50 to 99"), "{text}");
+    });
+}
+
+#[test]
+fn the_gateways_route_lasts_as_long_as_one_attachment_needs_it() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _devices = [open("dc0"), open("dc1"), open("dc2")];
+        let note = |device| folder.path().join(device).with_extension("undo");
+        let attach = |device| {
+            let mut network = HostNetwork::new(device, false, note(device)).unwrap();
+            let covering = assignment(&["10.0.100.50/32"], &["198.51.100.0/24"], "198.51.100.9");
+            network.apply(&covering).unwrap();
+            network
+        };
+        let pins = || {
+            let shown = host.ip(&["route", "show", "198.51.100.9"]);
+            shown.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (mut first, second, mut third) = (attach("dc0"), attach("dc1"), attach("dc2"));
+        assert_eq!(pins().len(), 1, "{:?}", pins());
+        first.undo().unwrap();
+        assert_eq!(pins().len(), 1);
+        // The second crashes, another one of it comes and goes.
+        crash(&note("dc1"));
+        std::mem::forget(second);
+        recover(&note("dc1"));
+        assert_eq!(pins().len(), 1, "the third one needs it");
+        third.undo().unwrap();
+        assert_eq!(pins(), [""; 0]);
+
+        // Two that end at once: each has taken its note away before it looks at the others'.
+        let (mut first, mut second) = (attach("dc0"), attach("dc1"));
+        fs::remove_file(note("dc0")).unwrap();
+        second.undo().unwrap();
+        first.undo().unwrap();
+        assert_eq!(pins(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_way_to_the_gateway_is_found_past_another_tunnel() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _devices = [open("dc0"), open("dc1")];
+        let attach = |device, gateway| {
+            let note = folder.path().join(device).with_extension("undo");
+            let mut network = HostNetwork::new(device, false, note).unwrap();
+            let covering = assignment(&["10.0.100.50/32"], &["198.51.100.0/24"], gateway);
+            network.apply(&covering).unwrap();
+            network
+        };
+        // Two gateways, and the first tunnel covers the second one's.
+        let _first = attach("dc0", "198.51.100.9");
+        let mut second = attach("dc1", "198.51.100.10");
+        let kernel = Kernel::open().unwrap();
+        let found = kernel.route_to("198.51.100.10".parse().unwrap()).unwrap();
+        assert_eq!(found.unwrap().link, "eth0");
+        second.undo().unwrap();
+        let shown = host.ip(&["route", "show"]);
+        assert!(
+            shown.contains("198.51.100.9 via") && !shown.contains("198.51.100.10 via"),
+            "{shown}"
+        );
     });
 }

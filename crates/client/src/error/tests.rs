@@ -136,6 +136,8 @@ fn an_unknown_key_is_told_what_to_apply() {
             .advice()
             .contains("datum-connect key --vpc production-vpc | kubectl apply")
     );
+    // A standalone gateway has no cluster.
+    assert!(unknown.advice().contains("folder of manifests"));
     assert_eq!(unknown.retry(), Retry::AfterChange);
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod attach;
+mod host;
 mod isolation;
 mod limits;
 mod mtu;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{OpenOptionsExt, fchown},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -9,7 +10,10 @@ use std::{
 use masque_client::{Assignment, AttachError, Stage, TunnelEvent, VpcName};
 
 use super::background::UP;
-use crate::{dirs::Dirs, profile::Profile};
+use crate::{
+    dirs::{self, Dirs},
+    profile::Profile,
+};
 
 /// Routes shown in a line; `status --json` has them all.
 const ROUTES_SHOWN: usize = 6;
@@ -99,6 +103,9 @@ impl Progress {
                     std::process::id()
                 );
                 say!("{UP}");
+                // From now on not of the terminal's session, whose end would end us. Until now
+                // whoever ended our starter by the terminal ended us, too.
+                let _ = nix::unistd::setsid();
                 cut_off(&log);
             }
         }
@@ -146,7 +153,12 @@ fn list(prefixes: &[ipnet::IpNet], max: usize) -> String {
 
 /// Ends the pipe to the process that started us, and writes to the log from now on.
 fn cut_off(log: &PathBuf) {
-    let opened = fs::OpenOptions::new().create(true).append(true).open(log);
+    let mut options = fs::OpenOptions::new();
+    let opened = options.create(true).append(true).mode(0o600).open(log);
+    if let Ok(file) = &opened {
+        // The user who called sudo may read it.
+        let _ = fchown(file, dirs::sudo_caller(), None);
+    }
     let null = fs::OpenOptions::new()
         .read(true)
         .write(true)

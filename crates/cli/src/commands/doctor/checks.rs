@@ -18,7 +18,6 @@ use super::report::Report;
 use crate::{
     commands::attach::device_failure,
     control::{Answer, Attachment, Request, Running},
-    dirs::Dirs,
     failure::{Exit, Failure},
 };
 
@@ -101,16 +100,17 @@ impl Found {
 }
 
 /// Is there a key, and only ours to read?
-pub(super) fn key(report: &mut Report, dirs: &Dirs, flag: Option<&Path>) {
-    let path = dirs.key_file(flag);
-    match ConnectorIdentity::load(&path) {
+pub(super) fn key(report: &mut Report, path: &Path) -> bool {
+    match ConnectorIdentity::load(path) {
         Ok(identity) => {
-            report.ok(
-                "key",
-                format!("{} of {}", path.display(), identity.public_id()),
-            );
+            let detail = format!("{} of {}", path.display(), identity.public_id());
+            report.ok("key", detail);
+            true
         }
-        Err(error) => report.fail("key", &error.into()),
+        Err(error) => {
+            report.fail("key", &error.into());
+            false
+        }
     }
 }
 

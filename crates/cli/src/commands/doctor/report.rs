@@ -29,42 +29,47 @@ pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) verdict: Verdict,
     pub(super) detail: String,
+    /// The exit status of a failure.
+    #[serde(skip)]
+    exit: Option<Exit>,
 }
 
 /// All lines.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) findings: Vec<Finding>,
-    exit: Option<Exit>,
 }
 
 impl Report {
     pub(super) fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.add(check, Verdict::Ok, detail.into());
+        self.add(check, Verdict::Ok, detail.into(), None);
     }
 
     pub(super) fn warn(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.add(check, Verdict::Warning, detail.into());
+        self.add(check, Verdict::Warning, detail.into(), None);
     }
 
     pub(super) fn fail(&mut self, check: &'static str, failure: &Failure) {
-        self.exit.get_or_insert(failure.exit);
-        self.add(check, Verdict::Failed, failure.to_string());
+        let exit = Some(failure.exit);
+        self.add(check, Verdict::Failed, failure.to_string(), exit);
     }
 
-    /// The exit status of the first failure.
+    /// The exit status of the first failure in the order of the checks, whichever was tried first.
     pub(super) fn exit(&self) -> Option<Exit> {
-        self.exit
+        let first = self
+            .findings
+            .iter()
+            .filter(|finding| finding.exit.is_some());
+        first.min_by_key(|finding| place(finding))?.exit
     }
 
     /// Puts the findings into the order of the checks, and says which were not reached.
     pub(super) fn finish(&mut self) {
         for check in CHECKS {
             if !self.findings.iter().any(|finding| finding.check == check) {
-                self.add(check, Verdict::Skipped, "not tried".to_owned());
+                self.add(check, Verdict::Skipped, "not tried".to_owned(), None);
             }
         }
-        let place = |finding: &Finding| CHECKS.iter().position(|check| *check == finding.check);
         self.findings.sort_by_key(place);
     }
 
@@ -75,6 +80,7 @@ impl Report {
             check,
             verdict,
             detail,
+            exit: _,
         } in &self.findings
         {
             let mark = match verdict {
@@ -89,14 +95,20 @@ impl Report {
         text
     }
 
-    fn add(&mut self, check: &'static str, verdict: Verdict, detail: String) {
+    fn add(&mut self, check: &'static str, verdict: Verdict, detail: String, exit: Option<Exit>) {
         debug_assert!(CHECKS.contains(&check), "{check} is not in the list");
         self.findings.push(Finding {
             check,
             verdict,
             detail,
+            exit,
         });
     }
+}
+
+/// Where a finding is shown.
+fn place(finding: &Finding) -> Option<usize> {
+    CHECKS.iter().position(|check| *check == finding.check)
 }
 
 #[cfg(test)]
@@ -114,11 +126,25 @@ mod tests {
         report.fail("device", &Failure::new(Exit::NoPermission, "denied", ""));
         assert_eq!(report.exit(), Some(Exit::Unavailable));
         report.finish();
+        assert_eq!(report.exit(), Some(Exit::Unavailable));
         let text = report.text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), CHECKS.len());
         assert_eq!(lines[0], "ok    key      here");
         assert_eq!(lines[3], "FAIL  udp      blocked; open it");
         assert_eq!(lines[10], "-     echo     not tried");
+    }
+
+    #[test]
+    fn the_exit_status_is_that_of_the_failure_that_is_shown_first() {
+        let mut report = Report::default();
+        // Tried early, shown late.
+        report.fail("device", &Failure::new(Exit::NoPermission, "denied", ""));
+        report.fail("profile", &Failure::new(Exit::Usage, "no gateway", ""));
+        report.finish();
+        assert_eq!(report.exit(), Some(Exit::Usage));
+        let text = report.text();
+        let failed = text.lines().find(|line| line.starts_with("FAIL"));
+        assert_eq!(failed, Some("FAIL  profile  no gateway"));
     }
 }
