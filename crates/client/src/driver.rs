@@ -316,7 +316,10 @@ impl<D: Device> Driver<D> {
                     self.closed = Some(reason.clone());
                 }
                 TunnelEvent::Stage(stage) => self.status.stage = Some(*stage),
-                TunnelEvent::Changed(_) | TunnelEvent::Mtu(_) | TunnelEvent::Draining => {}
+                TunnelEvent::Changed(_)
+                | TunnelEvent::Mtu(_)
+                | TunnelEvent::Draining
+                | TunnelEvent::NetworkChanged => {}
             }
             (self.observer)(&event);
         }

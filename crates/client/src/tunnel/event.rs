@@ -52,6 +52,10 @@ pub enum TunnelEvent {
         /// The wait; zero when an attempt is under way already.
         retry_in: Duration,
     },
+    /// The driver saw that addresses or routes of this machine changed, or that it slept, and looks
+    /// for the way to the gateway when the observer returns. Whoever keeps a route to the gateway
+    /// renews it now; what that changes is told again at most once.
+    NetworkChanged,
     /// An echo was answered.
     Pong {
         /// What [`Tunnel::ping`](crate::Tunnel::ping) was given.
