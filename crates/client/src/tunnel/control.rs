@@ -239,7 +239,7 @@ impl Tunnel {
             }
             Verdict::Suspect => {
                 open.doubted = true;
-                self.dialer.begin(self.now);
+                self.dialer.suspect(self.now);
             }
             Verdict::Dead { silent } => self.lose(AttachError::PeerLost { silent }),
         }
