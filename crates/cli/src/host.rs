@@ -307,5 +307,8 @@ fn halves(prefix: &IpNet) -> Vec<IpNet> {
     }
 }
 
+/// The SDK does not take what changes in routes of this number for a change of the network.
+const _: () = assert!(masque_client::OWN_ROUTE_PROTOCOL == masque_netlink::CLIENT_ROUTE_PROTOCOL);
+
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,12 @@
 mod channel;
 mod device;
 mod handle;
+mod sleep;
 mod socket;
 mod watch;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, mpsc},
@@ -30,12 +32,14 @@ pub(crate) use channel::channel;
 pub use channel::{CHANNEL_PACKETS, PacketReceiver, PacketSender, ReceiveError, SendError};
 pub(crate) use device::{Device, TunPort};
 pub use handle::{Handle, PingError, Pong};
+pub use watch::OWN_ROUTE_PROTOCOL;
 
 use self::{
     device::write_own,
     handle::{Command, Shared},
+    sleep::{SleepWatch, WakeAlarm},
     socket::{Fault, GatewaySocket, local_reason},
-    watch::{NetworkWatch, SleepWatch, source_towards},
+    watch::{Looks, NetworkWatch, source_towards},
 };
 use crate::{AttachConfig, AttachError, DropReason, Phase, Status, Tunnel, TunnelEvent};
 
@@ -45,8 +49,12 @@ const DEVICE_BUDGET: usize = 64;
 const DELIVER_BUDGET: usize = 1024;
 /// Turns without a sleep after which everything is looked at.
 const BUSY_TURNS_MAX: u32 = 64;
-/// The longest sleep: a clock that was set or a sleeping machine is noticed by then.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// The longest wait for something to do.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The same where nothing wakes the thread when the machine wakes up: then it looks by itself.
+const WAIT_MAX_WITHOUT_ALARM: Duration = Duration::from_secs(2);
+/// Sources of readiness: the gateway's socket, commands, the alarm, the network, the device.
+const FDS: usize = 5;
 /// How long the goodbye may take.
 const GOODBYE_MAX: Duration = Duration::from_millis(250);
 /// Between two reactions to the network's notifications while there is no tunnel.
@@ -54,6 +62,9 @@ const HURRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What is told of events; called on the attachment's thread, so it must not block for long.
 pub type Observer = Box<dyn FnMut(&TunnelEvent) + Send>;
+
+/// How the address is found that this machine sends to another one from.
+type Way = Box<dyn FnMut(SocketAddr) -> io::Result<IpAddr> + Send>;
 
 /// One attachment.
 pub(crate) struct Driver<D> {
@@ -67,7 +78,10 @@ pub(crate) struct Driver<D> {
     shared: Arc<Shared>,
     observer: Observer,
     network: Option<NetworkWatch>,
+    looks: Looks,
+    way: Way,
     sleep: SleepWatch,
+    alarm: Option<WakeAlarm>,
     pings: Vec<Waiting>,
     next_token: u64,
     /// Where the present tunnel, or the last dial, leads.
@@ -87,6 +101,7 @@ struct Ready {
     errors: bool,
     commands: bool,
     network: bool,
+    alarm: bool,
 }
 
 impl Ready {
@@ -94,6 +109,7 @@ impl Ready {
         errors: true,
         commands: true,
         network: true,
+        alarm: true,
     };
 }
 
@@ -139,7 +155,10 @@ impl<D: Device> Driver<D> {
             shared: Shared::new(status.clone())?,
             observer,
             network: network.ok(),
+            looks: Looks::default(),
+            way: Box::new(source_towards),
             sleep: SleepWatch::default(),
+            alarm: WakeAlarm::set().ok(),
             pings: Vec::new(),
             next_token: 0,
             remote: None,
@@ -185,8 +204,12 @@ impl<D: Device> Driver<D> {
         if self.sleep.take() {
             tracing::info!("this machine slept");
             self.tunnel.network_changed(now);
+            self.looks.sign(now);
         }
         let ready = std::mem::take(&mut self.ready);
+        if let Some(alarm) = self.alarm.as_ref().filter(|_| ready.alarm) {
+            alarm.clear();
+        }
         if ready.commands {
             self.obey(now);
         }
@@ -198,7 +221,10 @@ impl<D: Device> Driver<D> {
         }
         let received = self.socket.receive(self.tunnel.machine(), now);
         self.tunnel.handle_timeouts(now);
-        if ready.network {
+        if ready.network && self.network.as_ref().is_some_and(NetworkWatch::take) {
+            self.looks.sign(now);
+        }
+        if self.looks.take(now) {
             self.check_network(now);
         }
         self.check_dials(now);
@@ -242,12 +268,11 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// After a notification: is the way to the gateway another one?
+    /// After a sign: is the way to the gateway another one? A route through the tunnel that covers
+    /// the gateway hides it until the observer has renewed the gateway's own route.
     fn check_network(&mut self, now: Instant) {
-        if !self.network.as_ref().is_some_and(NetworkWatch::take) {
-            return;
-        }
-        let source = self.remote.and_then(|remote| source_towards(remote).ok());
+        (self.observer)(&TunnelEvent::NetworkChanged);
+        let source = self.remote.and_then(|remote| (self.way)(remote).ok());
         let moved = source.is_some() && source != self.source;
         if moved && self.tunnel.assignment().is_some() {
             // An address of the tunnel itself would lead it into itself.
@@ -272,7 +297,7 @@ impl<D: Device> Driver<D> {
         for remote in self.tunnel.unanswered() {
             let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
             self.remote = Some(remote);
-            match source_towards(remote) {
+            match (self.way)(remote) {
                 Ok(source) => self.source = Some(source),
                 Err(error) => {
                     self.tunnel
@@ -301,7 +326,7 @@ impl<D: Device> Driver<D> {
                 TunnelEvent::Up(assignment) => {
                     self.since = Some(SystemTime::now());
                     self.remote = Some(assignment.remote);
-                    self.source = source_towards(assignment.remote).ok();
+                    self.source = (self.way)(assignment.remote).ok();
                     self.reason = None;
                 }
                 TunnelEvent::Down { error, retry_in } => {
@@ -438,27 +463,26 @@ impl<D: Device> Driver<D> {
         } else {
             (self.tunnel.next_deadline(), PollFlags::POLLIN)
         };
-        let sleep = due
-            .map_or(SLEEP_MAX, |due| due.saturating_duration_since(now))
-            .min(SLEEP_MAX);
+        let due = due.into_iter().chain(self.looks.due()).min();
+        let longest = match self.alarm {
+            Some(_) => WAIT_MAX,
+            None => WAIT_MAX_WITHOUT_ALARM,
+        };
+        let sleep = due.map_or(longest, |due| {
+            due.saturating_duration_since(now).min(longest)
+        });
         if sleep.is_zero() {
             return false;
         }
-        let socket = self.socket.as_fd();
         let wake = self.shared.wake_fd().as_fd();
-        let mut fds = [
-            PollFd::new(socket, socket_events),
-            read_of(wake),
-            read_of(wake),
-            read_of(wake),
-        ];
-        let mut count = 2;
+        let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| read_of(wake));
+        fds[0] = PollFd::new(self.socket.as_fd(), socket_events);
+        // Where there is none, the commands are looked at twice.
+        fds[2] = read_of(self.alarm.as_ref().map_or(wake, AsFd::as_fd));
+        fds[3] = read_of(self.network.as_ref().map_or(wake, AsFd::as_fd));
+        let mut count = FDS - 1;
         if self.tunnel.has_room() {
             fds[count] = read_of(self.device.fd());
-            count += 1;
-        }
-        if let Some(network) = &self.network {
-            fds[count] = read_of(network.as_fd());
             count += 1;
         }
         // Interrupted or not, the next turn looks at everything.
@@ -470,7 +494,8 @@ impl<D: Device> Driver<D> {
             // The kernel says so as long as an ICMP error waits to be read.
             errors: is_set(&fds[0], PollFlags::POLLERR),
             commands: is_set(&fds[1], PollFlags::POLLIN),
-            network: self.network.is_some() && is_set(&fds[count - 1], PollFlags::POLLIN),
+            alarm: is_set(&fds[2], PollFlags::POLLIN),
+            network: is_set(&fds[3], PollFlags::POLLIN),
         };
         true
     }

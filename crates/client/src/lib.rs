@@ -44,8 +44,8 @@ mod vpc;
 pub use attach::{Attachment, EVENTS_MAX, Events, PacketAttachment, attach, attach_tun};
 pub use config::{AttachConfig, Auth, KEEP_ALIVE, MTU_MAX_BYTES, MTU_MIN_BYTES};
 pub use driver::{
-    CHANNEL_PACKETS, Handle, Observer, PacketReceiver, PacketSender, PingError, Pong, ReceiveError,
-    SendError,
+    CHANNEL_PACKETS, Handle, OWN_ROUTE_PROTOCOL, Observer, PacketReceiver, PacketSender, PingError,
+    Pong, ReceiveError, SendError,
 };
 pub use drops::DropReason;
 pub use error::{AttachError, CertificateFault, Retry};

@@ -2,7 +2,10 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use masque_packet::build::build_udp;
@@ -12,7 +15,7 @@ use masque_transport::{
     tls::ServerTrust,
 };
 
-use super::*;
+use super::{channel::ChannelPort, *};
 use crate::{
     ConnectorIdentity, Phase, attach,
     tunnel::testing::{Behaviour, Gateway, Site},
@@ -119,6 +122,62 @@ fn packet(number: u16) -> Vec<u8> {
         9,
         &number.to_be_bytes(),
     )
+}
+
+/// Turns of a driver on this thread, until `done`.
+#[track_caller]
+fn drive(driver: &mut Driver<ChannelPort>, done: impl Fn(&Driver<ChannelPort>) -> bool) {
+    let start = Instant::now();
+    while !done(driver) {
+        assert!(start.elapsed() < PATIENCE);
+        if !driver.turn() {
+            driver.wait();
+        }
+    }
+}
+
+#[test]
+fn the_gateways_route_is_renewed_before_the_way_is_looked_up() {
+    let place = Place::new();
+    let gateway = place.run(0);
+    let way = Arc::new(Mutex::new(IpAddr::from(Ipv4Addr::LOCALHOST)));
+    let new: IpAddr = [127, 0, 0, 2].into();
+    let route = Arc::clone(&way);
+    let observer: Observer = Box::new(move |event| {
+        if *event == TunnelEvent::NetworkChanged {
+            *route.lock().unwrap() = new;
+        }
+    });
+    let (port, _sender, _receiver) = channel().unwrap();
+    let config = place.config("127.0.0.1", gateway.port);
+    let mut driver = Driver::new(&config, port, observer).unwrap();
+    let route = Arc::clone(&way);
+    driver.way = Box::new(move |_| Ok(*route.lock().unwrap()));
+    driver.network = None;
+    driver.tunnel.start(Instant::now());
+    drive(&mut driver, |driver| driver.tunnel.assignment().is_some());
+
+    // The link is gone, and a route through the tunnel covers the gateway.
+    *way.lock().unwrap() = OURS.parse().unwrap();
+    driver.looks.sign(Instant::now());
+    driver.turn();
+    assert_eq!(driver.source, Some(new));
+}
+
+#[test]
+fn a_machine_that_woke_up_looks_at_once() {
+    let place = Place::new();
+    let (port, _sender, _receiver) = channel().unwrap();
+    let config = place.config("127.0.0.1", 9);
+    let mut driver = Driver::new(&config, port, Box::new(|_| {})).unwrap();
+    assert!(driver.alarm.is_some(), "the kernel has such timers");
+    driver.network = None;
+    driver.alarm = Some(WakeAlarm::ringing().unwrap());
+    driver.ready = Ready::default();
+    assert!(driver.wait());
+    assert!(driver.ready.alarm, "the wait ended for another reason");
+    driver.turn();
+    assert!(!driver.alarm.unwrap().rings(), "and it is heard once");
 }
 
 #[test]

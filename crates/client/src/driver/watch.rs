@@ -1,10 +1,10 @@
-//! Signs that the way to the gateway is another one: changes of addresses and routes, and sleep.
+//! Signs that the way to the gateway is another one: changes of links, addresses and routes.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -12,7 +12,6 @@ use nix::{
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
     },
-    time::{ClockId, clock_gettime},
 };
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
@@ -20,10 +19,21 @@ use nix::{
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 /// Messages read in one turn; a change of many routes is one sign.
 const READS_MAX: usize = 64;
-/// The clock that goes on in sleep may be ahead of the other by so much without sleep.
-const SLEEP_MIN: Duration = Duration::from_secs(2);
+/// Between two looks while signs go on coming.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The kernel's notifications. What they say is not read: they only make us look again.
+/// The number that routes carry which an observer makes for an attachment (`rtm_protocol`). They are
+/// no sign of anything: two attachments that renew their routes would go on waking each other.
+pub const OWN_ROUTE_PROTOCOL: u8 = 0x4e;
+/// `linux/netlink.h`, `linux/rtnetlink.h`.
+const HEADER_BYTES: usize = 16;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+/// Where `rtm_protocol` stands in an `rtmsg`.
+const PROTOCOL_OFFSET: usize = 5;
+
+/// The kernel's notifications. Beside whether it is about a route of our own, what they say is not
+/// read: they only make us look again.
 #[derive(Debug)]
 pub(super) struct NetworkWatch {
     socket: OwnedFd,
@@ -44,7 +54,7 @@ impl NetworkWatch {
         let mut changed = false;
         for _ in 0..READS_MAX {
             match recv(self.socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
-                Ok(_) => changed = true,
+                Ok(length) => changed |= is_sign(&buf[..length]),
                 // The kernel had more to say than the socket holds.
                 Err(Errno::ENOBUFS) => changed = true,
                 Err(_) => break,
@@ -58,6 +68,26 @@ impl AsFd for NetworkWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether a datagram of notifications tells of anything but routes of our own.
+fn is_sign(mut messages: &[u8]) -> bool {
+    while let [a, b, c, d, e, f, ..] = messages {
+        let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
+        let kind = u16::from_ne_bytes([*e, *f]);
+        let protocol = messages.get(HEADER_BYTES + PROTOCOL_OFFSET);
+        if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE)
+            || length <= HEADER_BYTES
+            || protocol != Some(&OWN_ROUTE_PROTOCOL)
+        {
+            return true;
+        }
+        // Messages begin at multiples of four bytes (NLMSG_ALIGN).
+        messages = messages
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    !messages.is_empty()
 }
 
 /// The address this machine would send to `remote` from.
@@ -74,24 +104,33 @@ pub(super) fn source_towards(remote: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Notices that the machine slept: CLOCK_BOOTTIME counts sleep, CLOCK_MONOTONIC does not.
+/// When to look for the way to the gateway: at the first sign at once, at those that follow it not
+/// more often than each [`LOOK_EVERY`].
 #[derive(Debug, Default)]
-pub(super) struct SleepWatch {
-    offset: Option<Duration>,
+pub(super) struct Looks {
+    last: Option<Instant>,
+    due: Option<Instant>,
 }
 
-impl SleepWatch {
-    /// Whether the machine slept since the last call.
-    pub(super) fn take(&mut self) -> bool {
-        let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
-        let monotonic = read(ClockId::CLOCK_MONOTONIC);
-        self.observe(monotonic, read(ClockId::CLOCK_BOOTTIME))
+impl Looks {
+    /// There is a sign that the way may be another one.
+    pub(super) fn sign(&mut self, now: Instant) {
+        let soonest = self.last.map_or(now, |last| now.max(last + LOOK_EVERY));
+        self.due.get_or_insert(soonest);
     }
 
-    fn observe(&mut self, monotonic: Duration, boottime: Duration) -> bool {
-        let offset = boottime.saturating_sub(monotonic);
-        let former = self.offset.replace(offset);
-        former.is_some_and(|former| offset.saturating_sub(former) >= SLEEP_MIN)
+    /// Whether to look now.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let is_due = self.due.is_some_and(|due| due <= now);
+        if is_due {
+            self.due = None;
+            self.last = Some(now);
+        }
+        is_due
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
     }
 }
 
@@ -100,23 +139,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sleep_is_what_only_one_clock_counts() {
-        let seconds = Duration::from_secs;
-        let mut watch = SleepWatch::default();
-        assert!(!watch.observe(seconds(100), seconds(500)));
-        assert!(
-            !watch.observe(seconds(200), seconds(600)),
-            "only time passed"
+    fn the_first_sign_is_followed_at_once_and_a_flood_four_times_a_second() {
+        let start = Instant::now();
+        let mut looks = Looks::default();
+        assert!(!looks.take(start), "nothing happened");
+        looks.sign(start);
+        assert!(looks.take(start));
+        let count = (0..1000_u64)
+            .filter(|ms| {
+                let now = start + Duration::from_millis(*ms);
+                looks.sign(now);
+                looks.take(now)
+            })
+            .count();
+        assert_eq!(count, 3);
+        assert_eq!(
+            looks.due(),
+            Some(start + LOOK_EVERY * 4),
+            "the last sign is not forgotten"
         );
-        assert!(
-            watch.observe(seconds(201), seconds(4201)),
-            "an hour of sleep"
-        );
-        assert!(!watch.observe(seconds(202), seconds(4202)), "told once");
-        assert!(
-            !SleepWatch::default().take(),
-            "the first look tells nothing"
-        );
+    }
+
+    #[test]
+    fn routes_of_our_own_are_no_sign() {
+        // A header and an `rtmsg` (`linux/rtnetlink.h`): length, type, …, family, …, protocol.
+        let message = |kind: u16, protocol: u8| {
+            let mut bytes = vec![0; 28];
+            bytes[..4].copy_from_slice(&28_u32.to_ne_bytes());
+            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+            bytes[21] = protocol;
+            bytes
+        };
+        const RTM_NEWADDR: u16 = 20;
+        let static_route = message(RTM_NEWROUTE, 4);
+        let own = message(RTM_DELROUTE, OWN_ROUTE_PROTOCOL);
+        assert!(is_sign(&static_route));
+        assert!(!is_sign(&own));
+        assert!(is_sign(&message(RTM_NEWADDR, OWN_ROUTE_PROTOCOL)));
+        assert!(is_sign(&[own.clone(), static_route].concat()));
+        assert!(!is_sign(&[own.clone(), own].concat()));
+        assert!(is_sign(&[1, 2, 3]), "what is not understood is one");
     }
 
     #[test]
