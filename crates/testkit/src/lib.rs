@@ -15,5 +15,5 @@ mod certs;
 mod netns;
 
 pub use capture::Capture;
-pub use certs::{CertifiedServer, DevelopmentCa};
+pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};
 pub use netns::{Lab, Netns, Skip};
