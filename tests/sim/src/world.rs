@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::BytesMut;
-use masque_client::{AttachConfig, Auth, ConnectorIdentity, Phase, Tunnel, TunnelEvent};
+use masque_client::{
+    Assignment, AttachConfig, Auth, ConnectorIdentity, Phase, Tunnel, TunnelEvent,
+};
 use masque_model::{ConnectorKey, Snapshot};
 use masque_packet::{build::build_udp, ip, protocol::UDP, segment::GsoInfo};
 use masque_testkit::ed25519_pkcs8;
@@ -36,11 +38,20 @@ pub struct Client {
     pub vpc: &'static str,
     /// Every address it was ever assigned.
     pub assigned: BTreeSet<IpAddr>,
+    /// The addresses that it was assigned last.
+    pub addresses: Vec<IpAddr>,
     /// Marks of packets that came back.
     pub answered: BTreeSet<u64>,
     /// Times that the tunnel came up.
     pub ups: u32,
     key: ConnectorKey,
+}
+
+impl Client {
+    fn take_addresses(&mut self, assignment: &Assignment) {
+        self.addresses = assignment.addresses.iter().map(|net| net.addr()).collect();
+        self.assigned.extend(&self.addresses);
+    }
 }
 
 /// Everything.
@@ -182,7 +193,7 @@ impl World {
         self.next_mark += 1;
         let mark = self.next_mark;
         let client = &mut self.clients[index];
-        let source = *client.assigned.iter().rev().find(|a| a.is_ipv6() == ipv6)?;
+        let source = *client.addresses.iter().find(|a| a.is_ipv6() == ipv6)?;
         let vpc = VPCS.iter().position(|vpc| *vpc == client.vpc)?;
         let workload: IpAddr = if ipv6 {
             format!("fd20:{}:0:1::10", vpc + 1).parse().unwrap()
@@ -280,15 +291,14 @@ impl World {
                 }
                 TunnelEvent::Up(assignment) => {
                     client.ups += 1;
-                    client
-                        .assigned
-                        .extend(assignment.addresses.iter().map(|net| net.addr()));
+                    client.take_addresses(&assignment);
                     assert!(
                         assignment.mtu_bytes >= 1280,
                         "an IPv6 link of {}",
                         assignment.mtu_bytes
                     );
                 }
+                TunnelEvent::Changed(assignment) => client.take_addresses(&assignment),
                 TunnelEvent::Closed(error) => panic!("client {index} gave up: {error:?}"),
                 _ => {}
             }
@@ -354,6 +364,7 @@ fn client(
         address: SocketAddr::from(([198, 51, 100, number + 1], 40_000)),
         vpc,
         assigned: BTreeSet::new(),
+        addresses: Vec::new(),
         answered: BTreeSet::new(),
         ups: 0,
         key,
