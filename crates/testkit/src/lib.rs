@@ -8,8 +8,12 @@
     clippy::expect_used,
     reason = "test support: whatever cannot be set up fails the test that asked for it"
 )]
-#![allow(unsafe_code, reason = "one AF_PACKET socket, bound through libc")]
+#![allow(
+    unsafe_code,
+    reason = "an AF_PACKET socket, bound through libc, and an allocator that counts"
+)]
 
+pub mod allocations;
 mod capture;
 mod certs;
 mod netns;
