@@ -213,11 +213,24 @@ impl Attempt {
                 masque_protocol::Event::Assigned(list) => check_refusals(configured, &list)?,
                 masque_protocol::Event::Routes(_) => configured.has_routes = true,
                 masque_protocol::Event::Finished => return Err(ended()),
+                masque_protocol::Event::AddressRequested(requests) => {
+                    decline(&mut configured.session, &requests)?;
+                }
                 // Packets before addresses belong to nobody yet; the rest needs no answer.
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The gateway finished the request stream.
+    pub(crate) fn finished(&mut self, stream: StreamId) -> Option<AttachError> {
+        match &mut self.step {
+            Step::Configure(configured) if configured.stream == stream => {
+                Some(finished(&mut configured.session))
+            }
+            _ => self.ended(stream),
+        }
     }
 
     /// The request stream ended.
@@ -354,6 +367,35 @@ pub(crate) fn ended() -> AttachError {
     AttachError::Closed {
         reason: "it ended the tunnel's request stream".to_owned(),
     }
+}
+
+/// What the end of the request stream is: RFC 9297 §3.3 calls it malformed in the middle of a capsule.
+pub(crate) fn finished(session: &mut Session) -> AttachError {
+    session.handle_finished();
+    loop {
+        match session.poll_event() {
+            Ok(Some(masque_protocol::Event::Finished) | None) => return ended(),
+            Ok(Some(_)) => {}
+            Err(error) => return protocol(error),
+        }
+    }
+}
+
+/// RFC 9484 §4.7.2: the receiver of an ADDRESS_REQUEST must answer each request; a client that is no
+/// router has nothing to give.
+pub(crate) fn decline(
+    session: &mut Session,
+    requests: &[masque_protocol::RequestedAddress],
+) -> Result<(), AttachError> {
+    let answers: Vec<_> = requests
+        .iter()
+        .map(|request| (request.request_id, None))
+        .collect();
+    session
+        .answer_requests(&answers)
+        .map_err(|error| AttachError::Protocol {
+            reason: error.to_string(),
+        })
 }
 
 pub(crate) fn protocol(error: masque_protocol::SessionError) -> AttachError {

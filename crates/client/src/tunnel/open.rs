@@ -117,27 +117,12 @@ impl Open {
                 Event::DatagramCapsule(packet) => changes.packets.push(packet),
                 Event::Finished => return Err(attempt::ended()),
                 // Addresses are ours to ask for, not to give; what is unknown needs no answer.
-                Event::AddressRequested(requests) => refuse(&mut self.session, &requests)?,
+                Event::AddressRequested(requests) => {
+                    attempt::decline(&mut self.session, &requests)?;
+                }
                 Event::UnknownCapsule { .. } => {}
             }
         }
         Ok(changes)
     }
-}
-
-/// RFC 9484 §4.7.2: the receiver of an ADDRESS_REQUEST must answer each request; a client that is no
-/// router has nothing to give.
-fn refuse(
-    session: &mut Session,
-    requests: &[masque_protocol::RequestedAddress],
-) -> Result<(), AttachError> {
-    let answers: Vec<_> = requests
-        .iter()
-        .map(|request| (request.request_id, None))
-        .collect();
-    session
-        .answer_requests(&answers)
-        .map_err(|error| AttachError::Protocol {
-            reason: error.to_string(),
-        })
 }
