@@ -14,7 +14,8 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Wait after an answer that only somebody's change turns into another: soon enough that a person
 /// who applies the manifest sees the effect, rare enough to load nobody.
 pub(crate) const WAIT_CHANGE: Duration = Duration::from_secs(5);
-/// For how long after the last packet of an open tunnel a gateway counts as "about to return".
+/// For how long after a tunnel was lost, or began to be silent, its gateway counts as "about to
+/// return".
 pub(crate) const HEALTHY_RECENTLY: Duration = Duration::from_secs(300);
 
 /// Exponential backoff with jitter; time and seed are arguments.
@@ -39,6 +40,12 @@ impl Backoff {
     /// The tunnel is open at `now`: the next failure starts from the shortest wait.
     pub(crate) fn succeeded(&mut self, now: Instant) {
         self.failures = 0;
+        self.healthy = Some(now);
+    }
+
+    /// The tunnel that was open until `now` is lost or silent: from here [`HEALTHY_RECENTLY`] runs,
+    /// however long ago the tunnel was opened.
+    pub(crate) fn worked_until(&mut self, now: Instant) {
         self.healthy = Some(now);
     }
 
@@ -109,6 +116,18 @@ mod tests {
             let now = start + Duration::from_secs(second);
             assert!(backoff.failed(Retry::Helps, now) <= WAIT_MAX_HEALTHY);
         }
+    }
+
+    #[test]
+    fn the_hurry_is_counted_from_the_end_of_a_tunnel() {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(7);
+        backoff.succeeded(start);
+        let lost = start + Duration::from_secs(3600);
+        assert!(!backoff.is_recent(lost), "only its beginning is known");
+        backoff.worked_until(lost);
+        assert!(backoff.is_recent(lost + HEALTHY_RECENTLY / 2));
+        assert!(!backoff.is_recent(lost + HEALTHY_RECENTLY), "bounded");
     }
 
     #[test]

@@ -28,13 +28,21 @@ pub struct CertifiedServer {
 impl DevelopmentCa {
     /// A fresh authority (ECDSA P-256).
     pub fn new() -> Self {
+        Self::with_key(KeyPair::generate().expect("P-256 key"))
+    }
+
+    /// The authority of this Ed25519 seed: the same one, byte for byte, whenever it is asked for.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self::with_key(ed25519(seed))
+    }
+
+    fn with_key(key: KeyPair) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names to refuse");
         params
             .distinguished_name
             .push(DnType::CommonName, "development CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect("P-256 key");
         let cert = params.self_signed(&key).expect("self-signed certificate");
         Self {
             pem: cert.pem(),
@@ -58,6 +66,12 @@ impl DevelopmentCa {
     pub fn server(&self, names: &[&str]) -> CertifiedServer {
         let key = KeyPair::generate().expect("P-256 key");
         self.server_with_key(names, &key)
+    }
+
+    /// [`DevelopmentCa::server`] for the Ed25519 key of this seed; the same certificate each time.
+    #[track_caller]
+    pub fn server_from_seed(&self, names: &[&str], seed: &[u8; 32]) -> CertifiedServer {
+        self.server_with_key(names, &ed25519(seed))
     }
 
     /// [`DevelopmentCa::server`] for a key of the caller's, say Ed25519.
@@ -102,6 +116,19 @@ impl Default for DevelopmentCa {
     }
 }
 
+/// RFC 8410 §7: a seed as a PKCS #8 key.
+pub fn ed25519_pkcs8(seed: &[u8; 32]) -> Vec<u8> {
+    const HEAD: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    [&HEAD[..], seed].concat()
+}
+
+fn ed25519(seed: &[u8; 32]) -> KeyPair {
+    KeyPair::try_from(ed25519_pkcs8(seed)).expect("an Ed25519 key")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +142,16 @@ mod tests {
         let holds = |needle: &[u8]| server.cert_der.windows(needle.len()).any(|w| w == needle);
         assert!(holds(b"gw.example") && holds(&[0x87, 4, 127, 0, 0, 1]));
         assert_ne!(server.cert_der, ca.der());
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bytes_each_time() {
+        let make = |seed: u8| {
+            let ca = DevelopmentCa::from_seed(&[seed; 32]);
+            let server = ca.server_from_seed(&["gw.example"], &[seed + 1; 32]);
+            (ca.der().to_vec(), server.cert_der, server.key_der)
+        };
+        assert_eq!(make(1), make(1));
+        assert_ne!(make(1), make(2));
     }
 }

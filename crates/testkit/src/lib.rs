@@ -8,12 +8,16 @@
     clippy::expect_used,
     reason = "test support: whatever cannot be set up fails the test that asked for it"
 )]
-#![allow(unsafe_code, reason = "one AF_PACKET socket, bound through libc")]
+#![allow(
+    unsafe_code,
+    reason = "an AF_PACKET socket, bound through libc, and an allocator that counts"
+)]
 
+pub mod allocations;
 mod capture;
 mod certs;
 mod netns;
 
 pub use capture::Capture;
-pub use certs::{CertifiedServer, DevelopmentCa};
+pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};
 pub use netns::{Lab, Netns, Skip};

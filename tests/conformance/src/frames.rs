@@ -10,6 +10,15 @@ pub const DATA: u64 = 0x0;
 pub const HEADERS: u64 = 0x1;
 /// SETTINGS.
 pub const SETTINGS: u64 = 0x4;
+/// GOAWAY.
+pub const GOAWAY: u64 = 0x7;
+
+/// Capsule types (RFC 9484 §4.7).
+pub const ADDRESS_ASSIGN: u64 = 1;
+/// ADDRESS_REQUEST.
+pub const ADDRESS_REQUEST: u64 = 2;
+/// ROUTE_ADVERTISEMENT.
+pub const ROUTE_ADVERTISEMENT: u64 = 3;
 
 /// One frame.
 pub fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {

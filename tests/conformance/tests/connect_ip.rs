@@ -10,7 +10,10 @@ use std::{net::IpAddr, time::Duration};
 
 use masque_conformance::{
     Dialer, RawClient, Shape,
-    frames::{self, PATH, USUAL, capsule, connect_ip, control},
+    frames::{
+        self, ADDRESS_ASSIGN, ADDRESS_REQUEST, PATH, ROUTE_ADVERTISEMENT, USUAL, capsule,
+        connect_ip, control,
+    },
     with_gateway,
 };
 use masque_packet::{
@@ -21,11 +24,6 @@ use masque_protocol::{Capsule, CapsuleDecoder, Scope};
 
 const H3_INTERNAL_ERROR: u64 = 0x102;
 const H3_MESSAGE_ERROR: u64 = 0x10e;
-
-/// Capsule types (RFC 9484 §4.7).
-const ADDRESS_ASSIGN: u64 = 1;
-const ADDRESS_REQUEST: u64 = 2;
-const ROUTE_ADVERTISEMENT: u64 = 3;
 
 fn parsed(kind: u64, value: &[u8]) -> Capsule {
     let mut decoder = CapsuleDecoder::new();

@@ -1,22 +1,29 @@
 //! A gateway without sockets, threads or kernel: the same machines that the binary's shards drive,
 //! and VPCs whose one workload answers every packet.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use masque_gateway_core::{
-    AdmitRequest, ClientVerdict, Dataplane, DataplaneConfig, EndReason, Grant, HopLimit, Now,
-    Registry, RegistryConfig, Scope, SlotId, VpcIndex, VpcVerdict,
+    AdmitRequest, ClientVerdict, Dataplane, DataplaneConfig, EndReason, Ended, Grant, HopLimit,
+    Now, Registry, RegistryConfig, Scope, SessionId, SlotId, VpcIndex, VpcVerdict,
 };
-use masque_http3::{self as http3, RequestHead, StreamId};
+use masque_http3::{self as http3, Code, RequestHead, StreamId};
 use masque_model::{ConnectorKey, Snapshot};
 use masque_packet::{ip, segment::GsoInfo};
-use masque_protocol::{Event as Capsule, Role, Session, concealed, from_prefixes, request};
+use masque_protocol::{Event as Capsule, Role, Session, from_prefixes, request};
 use masque_testkit::DevelopmentCa;
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, Transmit, server_config,
     tls::{CertificateStore, ServerCertificate, ServerTls},
 };
+
+use crate::network::Random;
 
 /// What the gateway keeps over a restart: certificate and addresses.
 pub struct Site {
@@ -27,10 +34,10 @@ pub struct Site {
 }
 
 impl Site {
-    /// A gateway called `name`.
-    pub fn new(name: &str) -> Self {
-        let ca = DevelopmentCa::new();
-        let server = ca.server(&[name]);
+    /// A gateway called `name`; keys and certificates are those of the seed.
+    pub fn new(name: &str, random: &mut Random) -> Self {
+        let ca = DevelopmentCa::from_seed(&random.bytes());
+        let server = ca.server_from_seed(&[name], &random.bytes());
         Self {
             certificate: server.cert_pem,
             key: server.key_pem,
@@ -56,12 +63,26 @@ pub struct Gateway {
     pub into_vpc: Vec<(VpcIndex, Vec<u8>)>,
     /// Answer what arrives in a VPC by the same packet with its addresses swapped.
     pub echo: bool,
+    connections: BTreeSet<ConnId>,
+    drain: Drain,
     epoch: Instant,
 }
 
+/// How far a graceful shutdown is (RFC 9114 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    Announced { last_at: Instant },
+    Final,
+}
+
+/// From the announcement of a shutdown to the last request that is served: as in the binary more
+/// than a round trip.
+const LAST_AFTER: Duration = Duration::from_millis(250);
+
 impl Gateway {
-    /// A process that has just started.
-    pub fn new(site: &Site, snapshots: &[Snapshot], seed: u8, now: Instant) -> Self {
+    /// A process that has just started. `secret` keys its connection ids and stateless resets.
+    pub fn new(site: &Site, snapshots: &[Snapshot], secret: [u8; 32], now: Instant) -> Self {
         let at = rustls_pki_types::UnixTime::now();
         let (chain, key) = (site.certificate.as_bytes(), site.key.as_bytes());
         let certificate = ServerCertificate::from_pem(chain, key, at, "simulation").unwrap();
@@ -70,7 +91,7 @@ impl Gateway {
             ask_client_certificate: true,
         };
         let server = server_config(tls.build().unwrap(), &[3; 32]).unwrap();
-        let config = MachineConfig::new([seed; 32], [seed; 32]);
+        let config = MachineConfig::new(secret, secret);
         let http = http3::Config::default();
         let mut registry = Registry::new(RegistryConfig::default());
         let shared = snapshots.iter().cloned().map(Arc::new).collect();
@@ -88,6 +109,8 @@ impl Gateway {
             tunnels: BTreeMap::new(),
             into_vpc: Vec::new(),
             echo: true,
+            connections: BTreeSet::new(),
+            drain: Drain::No,
             epoch: now,
         }
     }
@@ -98,13 +121,102 @@ impl Gateway {
             .handle_udp(now, from, None, None, BytesMut::from(data));
     }
 
+    /// Begins to leave: GOAWAY on every connection, and again on those that still come.
+    pub fn leave(&mut self, now: Instant) {
+        self.drain = Drain::Announced {
+            last_at: now + LAST_AFTER,
+        };
+        self.go_away();
+    }
+
+    fn go_away(&mut self) {
+        for conn in &self.connections {
+            if let Some(http) = self.machine.http(*conn) {
+                http.shutdown();
+            }
+        }
+    }
+
+    /// Ends every connection; the process ends when all is said.
+    pub fn close(&mut self) {
+        for conn in std::mem::take(&mut self.connections) {
+            self.machine
+                .close(conn, Code::H3_NO_ERROR, "the gateway ends");
+        }
+    }
+
+    /// Runs on other manifests from now on.
+    pub fn apply(&mut self, snapshots: &[Snapshot], at: Instant) {
+        let now = self.now(at);
+        let shared = snapshots.iter().cloned().map(Arc::new).collect();
+        let changes = self.registry.apply(now, shared);
+        assert!(changes.refused.is_empty(), "{:?}", changes.refused);
+        self.plane.set_tables(now, changes.tables);
+        self.end_sessions(&changes.ended);
+        for grant in changes.updated {
+            self.update(grant, at);
+        }
+    }
+
+    /// The registry ended them already.
+    fn end_sessions(&mut self, ended: &[Ended]) {
+        for ended in ended {
+            let Some(key) = self.key_of(ended.session.session) else {
+                continue;
+            };
+            if let Some(tunnel) = self.tunnels.remove(&key) {
+                self.plane.detach(tunnel.slot);
+            }
+            if let Some(http) = self.machine.http(key.0) {
+                http.abort(key.1, Code::H3_NO_ERROR);
+            }
+        }
+    }
+
+    /// A session is judged by another grant, and its client is told.
+    fn update(&mut self, grant: Grant, at: Instant) {
+        let now = self.now(at);
+        let Some(key) = self.key_of(grant.session) else {
+            return;
+        };
+        self.plane.update(now, &grant);
+        let tunnel = self.tunnels.get_mut(&key).unwrap();
+        tunnel.protocol.assign(&grant.addresses).unwrap();
+        let routes = from_prefixes(&grant.routes, None);
+        tunnel.protocol.advertise(routes).unwrap();
+        tunnel.grant = grant;
+        self.pump(key, at);
+    }
+
+    fn key_of(&self, session: SessionId) -> Option<(ConnId, StreamId)> {
+        let mut all = self.tunnels.iter();
+        let found = all.find(|(_, tunnel)| tunnel.grant.session == session)?;
+        Some(*found.0)
+    }
+
     /// What a shard's turn does.
     pub fn turn(&mut self, now: Instant) {
         self.machine.handle_timeouts(now);
+        if let Drain::Announced { last_at } = self.drain
+            && now >= last_at
+        {
+            self.drain = Drain::Final;
+            self.go_away();
+        }
         while let Some(event) = self.machine.poll_event() {
             match event {
+                Event::Connected { conn } => {
+                    self.connections.insert(conn);
+                    if let Some(http) = self.machine.http(conn)
+                        && self.drain != Drain::No
+                    {
+                        http.shutdown();
+                        http.shutdown();
+                    }
+                }
                 Event::Http { conn, event } => self.handle_http(conn, event, now),
                 Event::Closed { conn, .. } => {
+                    self.connections.remove(&conn);
                     let gone: Vec<_> = self
                         .tunnels
                         .keys()
@@ -136,7 +248,15 @@ impl Gateway {
 
     /// When it must be called again.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.machine.next_deadline()
+        let last_at = match self.drain {
+            Drain::Announced { last_at } => Some(last_at),
+            Drain::No | Drain::Final => None,
+        };
+        self.machine
+            .next_deadline()
+            .into_iter()
+            .chain(last_at)
+            .min()
     }
 
     /// How many tunnels are open.
@@ -176,7 +296,8 @@ impl Gateway {
             .as_deref()
             .and_then(|path| path.split('/').nth(2))
             .map(str::to_owned);
-        let granted = self.identify(conn, head).and_then(|key| {
+        let granted = self.machine.peer_certificate_key(conn).and_then(|key| {
+            let key = ConnectorKey::from_bytes(key);
             let scope = Scope::default();
             let request = AdmitRequest {
                 key,
@@ -189,7 +310,15 @@ impl Gateway {
             };
             self.registry.admit(now, &request).ok()
         });
-        let http = self.machine.http(conn).unwrap();
+        let Some(http) = self.machine.http(conn) else {
+            // It closed in the same turn.
+            if let Some(admitted) = granted {
+                let session = admitted.grant.session;
+                self.registry
+                    .release(now, session, EndReason::ConnectionLost);
+            }
+            return;
+        };
         let Some(admitted) = granted else {
             http.send_response(stream, &request::refusal(404, None), true)
                 .unwrap();
@@ -198,6 +327,7 @@ impl Gateway {
         http.send_response(stream, &request::ok_response(), false)
             .unwrap();
         http.accept_datagrams(stream);
+        self.end_sessions(&admitted.ended);
         let grant = admitted.grant;
         let mtu = self.mtu(conn, stream);
         let slot = self.plane.attach(now, &grant, mtu).unwrap();
@@ -215,26 +345,6 @@ impl Gateway {
             },
         );
         self.pump((conn, stream), at);
-    }
-
-    fn identify(&self, conn: ConnId, head: &RequestHead) -> Option<ConnectorKey> {
-        let credentials = concealed::parse(head.values("authorization").next()?)?;
-        let (host, port) = head.authority.as_deref()?.rsplit_once(':')?;
-        let context = concealed::export_context(&concealed::ExportContext {
-            key_id: &credentials.key_id,
-            public_key: &credentials.public_key,
-            scheme: head.scheme.as_deref()?,
-            host,
-            port: port.parse().ok()?,
-            realm: &credentials.realm,
-        });
-        let mut output = [0; concealed::EXPORTER_OUTPUT_BYTES];
-        let label = concealed::EXPORTER_LABEL;
-        self.machine
-            .export_keying_material(conn, label, &context, &mut output)
-            .ok()?;
-        concealed::verify(&credentials, &output)
-            .then(|| ConnectorKey::from_bytes(credentials.public_key))
     }
 
     fn pump(&mut self, key: (ConnId, StreamId), at: Instant) {
@@ -280,8 +390,13 @@ impl Gateway {
         let now = self.now(at);
         if let Some(tunnel) = self.tunnels.remove(&key) {
             self.plane.detach(tunnel.slot);
-            self.registry
-                .release(now, tunnel.grant.session, EndReason::ConnectionLost);
+            let session = tunnel.grant.session;
+            let released = self
+                .registry
+                .release(now, session, EndReason::ConnectionLost);
+            if let Some(grant) = released.and_then(|released| released.activated) {
+                self.update(grant, at);
+            }
         }
     }
 

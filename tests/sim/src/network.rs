@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -22,6 +23,15 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// 32 bytes, say of a key.
+    pub fn bytes(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.number().to_le_bytes());
+        }
+        bytes
     }
 
     /// A number below `bound`.
@@ -93,20 +103,39 @@ pub struct Network {
     pub weather: Weather,
     flying: BTreeMap<(Instant, u64), Flying>,
     sequence: u64,
+    began: Instant,
+    trace: u64,
 }
 
 impl Network {
     /// A calm one.
-    pub fn new() -> Self {
+    pub fn new(now: Instant) -> Self {
         Self {
             weather: Weather::calm(),
             flying: BTreeMap::new(),
             sequence: 0,
+            began: now,
+            trace: 0,
         }
+    }
+
+    /// A digest of every datagram that was sent so far: when, by whom, to whom and how long. Two
+    /// runs with the same one went the same way.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    fn note(&mut self, now: Instant, datagram: &Flying) {
+        let mut hash = DefaultHasher::new();
+        let at = now.saturating_duration_since(self.began);
+        (self.trace, at, datagram.from, datagram.to).hash(&mut hash);
+        datagram.data.len().hash(&mut hash);
+        self.trace = hash.finish();
     }
 
     /// Takes a datagram, or loses it.
     pub fn send(&mut self, now: Instant, random: &mut Random, datagram: Flying) {
+        self.note(now, &datagram);
         let weather = self.weather.clone();
         if datagram.data.len() > weather.udp_payload_max || random.chance(weather.loss_permille) {
             return;
@@ -129,11 +158,5 @@ impl Network {
     pub fn arrived(&mut self, now: Instant) -> Option<Flying> {
         let first = self.flying.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())
-    }
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self::new()
     }
 }

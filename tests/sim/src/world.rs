@@ -8,22 +8,25 @@ use std::{
 };
 
 use bytes::BytesMut;
-use masque_client::{AttachConfig, ConnectorIdentity, Phase, Tunnel, TunnelEvent};
-use masque_model::{
-    Action, AddressPool, Attachment, AttachmentLimits, AttachmentSet, AuthMethods, BridgeMode,
-    ConnectorKey, Direction, Fabric, FabricRoute, Mode, ObjectName, Rule, SessionLimits, Snapshot,
-    StaticFabric,
+use masque_client::{
+    Assignment, AttachConfig, Auth, ConnectorIdentity, Phase, Tunnel, TunnelEvent,
 };
-use masque_packet::{build::build_udp, ip, segment::GsoInfo};
+use masque_model::{ConnectorKey, Snapshot};
+use masque_packet::{build::build_udp, ip, protocol::UDP, segment::GsoInfo};
+use masque_testkit::ed25519_pkcs8;
 use masque_transport::tls::ServerTrust;
 
 use crate::{
     gateway::{Gateway, Site},
+    manifest::snapshot,
     network::{Flying, Network, Random},
 };
 
 /// The gateway's name and address.
 const NAME: &str = "gw.example";
+
+/// What precedes the quoted packet in an ICMP error (RFC 792, RFC 4443 §3).
+const ICMP_HEADER_BYTES: usize = 8;
 
 /// One client and what it did.
 pub struct Client {
@@ -35,11 +38,20 @@ pub struct Client {
     pub vpc: &'static str,
     /// Every address it was ever assigned.
     pub assigned: BTreeSet<IpAddr>,
+    /// The addresses that it was assigned last.
+    pub addresses: Vec<IpAddr>,
     /// Marks of packets that came back.
     pub answered: BTreeSet<u64>,
     /// Times that the tunnel came up.
     pub ups: u32,
     key: ConnectorKey,
+}
+
+impl Client {
+    fn take_addresses(&mut self, assignment: &Assignment) {
+        self.addresses = assignment.addresses.iter().map(|net| net.addr()).collect();
+        self.assigned.extend(&self.addresses);
+    }
 }
 
 /// Everything.
@@ -58,7 +70,6 @@ pub struct World {
     snapshots: Vec<Snapshot>,
     gateway_address: SocketAddr,
     next_mark: u64,
-    starts: u8,
 }
 
 /// VPCs with the same IPv4 prefixes and pools, and different IPv6 prefixes.
@@ -68,28 +79,32 @@ impl World {
     /// Two clients in the first VPC and one in the second, not started yet.
     pub fn new(seed: u64) -> Self {
         let now = Instant::now() + Duration::from_secs(60);
-        let site = Site::new(NAME);
+        let mut random = Random::new(seed);
+        let site = Site::new(NAME, &mut random);
         let clients: Vec<Client> = [VPCS[0], VPCS[0], VPCS[1]]
             .iter()
             .enumerate()
-            .map(|(i, vpc)| client(&site, i, vpc, now))
+            .map(|(i, vpc)| client(&site, i, vpc, &mut random, now))
             .collect();
+        let keys_of = |vpc: &str| {
+            let own = clients.iter().enumerate().filter(|(_, c)| c.vpc == vpc);
+            own.map(|(number, c)| (number, c.key)).collect::<Vec<_>>()
+        };
         let snapshots: Vec<Snapshot> = VPCS
             .iter()
             .enumerate()
-            .map(|(i, vpc)| snapshot(i, vpc, &clients))
+            .map(|(i, vpc)| snapshot(i, vpc, &keys_of(vpc)))
             .collect();
         Self {
             now,
-            network: Network::new(),
-            random: Random::new(seed),
-            gateway: Some(Gateway::new(&site, &snapshots, 1, now)),
+            network: Network::new(now),
+            gateway: Some(Gateway::new(&site, &snapshots, random.bytes(), now)),
+            random,
             clients,
             site,
             snapshots,
             gateway_address: SocketAddr::from(([192, 0, 2, 1], 4433)),
             next_mark: 0,
-            starts: 1,
         }
     }
 
@@ -105,15 +120,45 @@ impl World {
         self.gateway = None;
     }
 
+    /// The gateway begins to leave, as when its pod is ended.
+    pub fn leave_gateway(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.leave(self.now);
+        }
+    }
+
+    /// The gateway's deadline is over: it ends every connection and is gone, whether its last words
+    /// arrive or not.
+    pub fn close_gateway(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.close();
+        }
+        self.transmit();
+        self.gateway = None;
+    }
+
     /// A new gateway process on the same address.
     pub fn start_gateway(&mut self) {
-        self.starts += 1;
-        self.gateway = Some(Gateway::new(
-            &self.site,
-            &self.snapshots,
-            self.starts,
-            self.now,
-        ));
+        let secret = self.random.bytes();
+        let gateway = Gateway::new(&self.site, &self.snapshots, secret, self.now);
+        self.gateway = Some(gateway);
+    }
+
+    /// Edits every VPC's manifests; a gateway that runs applies them at once.
+    pub fn edit(&mut self, mut change: impl FnMut(&mut Snapshot)) {
+        for snapshot in &mut self.snapshots {
+            change(snapshot);
+            snapshot.version += 1;
+        }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.apply(&self.snapshots, self.now);
+        }
+    }
+
+    /// The manifests of a client's VPC.
+    pub fn snapshot_of(&self, index: usize) -> &Snapshot {
+        let vpc = VPCS.iter().position(|vpc| *vpc == self.clients[index].vpc);
+        &self.snapshots[vpc.unwrap()]
     }
 
     /// Whether every client is attached.
@@ -148,7 +193,7 @@ impl World {
         self.next_mark += 1;
         let mark = self.next_mark;
         let client = &mut self.clients[index];
-        let source = *client.assigned.iter().rev().find(|a| a.is_ipv6() == ipv6)?;
+        let source = *client.addresses.iter().find(|a| a.is_ipv6() == ipv6)?;
         let vpc = VPCS.iter().position(|vpc| *vpc == client.vpc)?;
         let workload: IpAddr = if ipv6 {
             format!("fd20:{}:0:1::10", vpc + 1).parse().unwrap()
@@ -246,15 +291,14 @@ impl World {
                 }
                 TunnelEvent::Up(assignment) => {
                     client.ups += 1;
-                    client
-                        .assigned
-                        .extend(assignment.addresses.iter().map(|net| net.addr()));
+                    client.take_addresses(&assignment);
                     assert!(
                         assignment.mtu_bytes >= 1280,
                         "an IPv6 link of {}",
                         assignment.mtu_bytes
                     );
                 }
+                TunnelEvent::Changed(assignment) => client.take_addresses(&assignment),
                 TunnelEvent::Closed(error) => panic!("client {index} gave up: {error:?}"),
                 _ => {}
             }
@@ -265,6 +309,12 @@ impl World {
                 client.assigned.contains(&header.destination),
                 "not for client {index}"
             );
+            if header.protocol != UDP {
+                // The gateway's word on a packet that policy denies; it quotes one of the client's own.
+                let quoted = &received.packet[header.upper_offset + ICMP_HEADER_BYTES..];
+                assert_eq!(quoted_source(quoted), Some(header.destination));
+                continue;
+            }
             let payload = &received.packet[header.upper_offset + 8..];
             let mark = u64::from_be_bytes(payload[..8].try_into().unwrap());
             let owner = u64::from_be_bytes(payload[8..16].try_into().unwrap());
@@ -277,108 +327,46 @@ impl World {
     }
 }
 
+/// The source of the packet that an ICMP error quotes, whose end may be missing.
+fn quoted_source(quoted: &[u8]) -> Option<IpAddr> {
+    match quoted.first()? >> 4 {
+        4 => Some(IpAddr::from(*quoted.get(12..)?.first_chunk::<4>()?)),
+        _ => Some(IpAddr::from(*quoted.get(8..)?.first_chunk::<16>()?)),
+    }
+}
+
 /// The UDP datagrams of one GSO batch.
 fn pieces(buf: &[u8], size: usize, segment: Option<usize>) -> Vec<Vec<u8>> {
     let segment = segment.unwrap_or(size).max(1);
     buf[..size].chunks(segment).map(<[u8]>::to_vec).collect()
 }
 
-fn client(site: &Site, index: usize, vpc: &'static str, now: Instant) -> Client {
-    let identity = Arc::new(ConnectorIdentity::generate().unwrap());
+fn client(
+    site: &Site,
+    index: usize,
+    vpc: &'static str,
+    random: &mut Random,
+    now: Instant,
+) -> Client {
+    let pkcs8 = ed25519_pkcs8(&random.bytes());
+    let identity = Arc::new(ConnectorIdentity::from_pkcs8(&pkcs8).unwrap());
     let key = ConnectorKey::from_bytes(*identity.public_id().as_bytes());
     let gateway = format!("https://{NAME}:4433").parse().unwrap();
     let mut config = AttachConfig::new(gateway, vpc.parse().unwrap(), identity);
     config.trust = ServerTrust::RootsPem(site.ca.pem().as_bytes().to_vec());
+    // Not a concealed key: what it signs is TLS's own randomness, and the length of that field, once
+    // it is compressed, would be another one in each run.
+    config.auth = Auth::ClientCertificate;
     config.keep_trying = true;
     let number = u8::try_from(index).unwrap();
     Client {
-        tunnel: Tunnel::new(&config, [number + 100; 32], now).unwrap(),
+        tunnel: Tunnel::new(&config, random.bytes(), now).unwrap(),
         address: SocketAddr::from(([198, 51, 100, number + 1], 40_000)),
         vpc,
         assigned: BTreeSet::new(),
+        addresses: Vec::new(),
         answered: BTreeSet::new(),
         ups: 0,
         key,
-    }
-}
-
-fn snapshot(index: usize, vpc: &str, clients: &[Client]) -> Snapshot {
-    let name = |name: &str| ObjectName::new("default", name);
-    let routes = vec![
-        "10.0.0.0/16".parse().unwrap(),
-        format!("fd20:{}::/32", index + 1).parse().unwrap(),
-    ];
-    let pool = |prefix: String| AddressPool {
-        prefix: prefix.parse().unwrap(),
-        reserved: Vec::new(),
-    };
-    let attachment = |(number, client): (usize, &Client)| Attachment {
-        name: name(&format!("client-{number}")),
-        connector: format!("client-{number}"),
-        key: client.key,
-        ipv4: true,
-        ipv6: true,
-        addresses: Vec::new(),
-        routes: routes.clone(),
-        suspended: false,
-        limits: AttachmentLimits {
-            sessions: 4,
-            bits_per_second: None,
-        },
-    };
-    Snapshot {
-        version: 1,
-        ingress_point: name(vpc),
-        vpc: name(vpc),
-        listeners: Vec::new(),
-        auth: AuthMethods {
-            concealed_key: true,
-            client_certificate: true,
-        },
-        pools: vec![
-            pool("10.0.100.0/24".to_owned()),
-            pool(format!("fd20:{}:0:100::/64", index + 1)),
-        ],
-        routes: routes.clone(),
-        fabric: Fabric::Static(StaticFabric {
-            local_sid: format!("fd00:0:1:3:e00{}::", index + 1).parse().unwrap(),
-            local_sid_ipv4: None,
-            source_address: "fd00:0:1:3::1".parse().unwrap(),
-            routes: vec![FabricRoute {
-                prefix: "10.0.1.0/24".parse().unwrap(),
-                sid: "fd00:0:1:1:e001::".parse().unwrap(),
-            }],
-        }),
-        bridge: BridgeMode::Kernel,
-        mtu_bytes: None,
-        sessions: SessionLimits {
-            idle_timeout_ms: 600_000,
-            resume_window_ms: 3_600_000,
-            address_quarantine_ms: 600_000,
-            max_total: 100,
-        },
-        attachments: clients
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| c.vpc == vpc)
-            .map(attachment)
-            .collect(),
-        rules: vec![allow_all()],
-        drain_deadline_ms: 1000,
-    }
-}
-
-/// Clients may open anything.
-fn allow_all() -> Rule {
-    Rule {
-        policy: ObjectName::new("default", "all"),
-        name: "all".to_owned(),
-        mode: Mode::Enforce,
-        action: Action::Allow,
-        direction: Direction::ToVpc,
-        attachments: AttachmentSet::All,
-        prefixes: Vec::new(),
-        ports: Vec::new(),
-        not_after_unix_s: None,
     }
 }

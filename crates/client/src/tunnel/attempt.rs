@@ -223,6 +223,16 @@ impl Attempt {
         Ok(())
     }
 
+    /// The gateway finished the request stream.
+    pub(crate) fn finished(&mut self, stream: StreamId) -> Option<AttachError> {
+        match &mut self.step {
+            Step::Configure(configured) if configured.stream == stream => {
+                Some(finished(&mut configured.session))
+            }
+            _ => self.ended(stream),
+        }
+    }
+
     /// The request stream ended.
     pub(crate) fn ended(&self, stream: StreamId) -> Option<AttachError> {
         match &self.step {
@@ -373,6 +383,18 @@ fn unanswered(waited: Duration) -> AttachError {
 pub(crate) fn ended() -> AttachError {
     AttachError::Closed {
         reason: "it ended the tunnel's request stream".to_owned(),
+    }
+}
+
+/// What the end of the request stream is: RFC 9297 §3.3 calls it malformed in the middle of a capsule.
+pub(crate) fn finished(session: &mut Session) -> AttachError {
+    session.handle_finished();
+    loop {
+        match session.poll_event() {
+            Ok(Some(masque_protocol::Event::Finished) | None) => return ended(),
+            Ok(Some(_)) => {}
+            Err(error) => return protocol(error),
+        }
     }
 }
 

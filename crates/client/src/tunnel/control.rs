@@ -82,7 +82,10 @@ impl Tunnel {
                 attempt.data(stream, data, now_ms)?;
                 Progress::None
             }
-            http3::Event::Finished { stream } | http3::Event::Reset { stream, .. } => {
+            http3::Event::Finished { stream } => {
+                attempt.finished(stream).map_or(Ok(Progress::None), Err)?
+            }
+            http3::Event::Reset { stream, .. } => {
                 attempt.ended(stream).map_or(Ok(Progress::None), Err)?
             }
             http3::Event::GoAway { .. } => return Err(AttachError::GoingAway),
@@ -106,9 +109,11 @@ impl Tunnel {
                     Err(error) => self.lose(error),
                 }
             }
-            http3::Event::Finished { stream } | http3::Event::Reset { stream, .. }
-                if stream == open.stream =>
-            {
+            http3::Event::Finished { stream } if stream == open.stream => {
+                let error = attempt::finished(&mut open.session);
+                self.lose(error);
+            }
+            http3::Event::Reset { stream, .. } if stream == open.stream => {
                 self.lose(attempt::ended());
             }
             http3::Event::GoAway { .. } => self.drain(),
@@ -239,7 +244,7 @@ impl Tunnel {
             }
             Verdict::Suspect => {
                 open.doubted = true;
-                self.dialer.begin(self.now);
+                self.dialer.suspect(self.now);
             }
             Verdict::Dead { silent } => self.lose(AttachError::PeerLost { silent }),
         }
@@ -322,16 +327,16 @@ impl Tunnel {
 
     pub(super) fn fail(&mut self, at: usize, error: AttachError) {
         let attempt = self.attempts.remove(at);
-        self.machine
-            .close(attempt.conn, Code::H3_REQUEST_CANCELLED, error.code());
+        let code = close_code(&error, Code::H3_REQUEST_CANCELLED);
+        self.machine.close(attempt.conn, code, error.code());
         self.dialer.failed(error);
     }
 
     /// The open tunnel is gone.
     pub(super) fn lose(&mut self, error: AttachError) {
         let Some(open) = self.open.take() else { return };
-        self.machine
-            .close(open.conn, Code::H3_NO_ERROR, error.code());
+        let code = close_code(&error, Code::H3_NO_ERROR);
+        self.machine.close(open.conn, code, error.code());
         self.capsule_packets.clear();
         let retry_in = self.dialer.lost(error.retry(), self.now);
         self.events.push_back(TunnelEvent::Down { error, retry_in });
@@ -385,5 +390,14 @@ impl Tunnel {
 
     pub(super) fn rtt_of(&self, conn: ConnId) -> Duration {
         self.machine.rtt(conn).unwrap_or_default()
+    }
+}
+
+/// RFC 9297 §3.3: a message with malformed capsules is malformed, which RFC 9114 §4.1.2 makes
+/// H3_MESSAGE_ERROR. The connection carries nothing else, so all of it ends.
+fn close_code(error: &AttachError, usual: Code) -> Code {
+    match error {
+        AttachError::Protocol { .. } => Code::H3_MESSAGE_ERROR,
+        _ => usual,
     }
 }

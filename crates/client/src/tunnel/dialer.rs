@@ -127,9 +127,18 @@ impl Dialer {
         }
     }
 
+    /// The open tunnel is silent: a round begins at once, unless one is running.
+    pub(crate) fn suspect(&mut self, now: Instant) {
+        self.backoff.worked_until(now);
+        self.begin(now);
+    }
+
     /// The tunnel was lost: a round begins after the shortest wait, which keeps the clients of one
     /// gateway from dialling in the same millisecond.
     pub(crate) fn lost(&mut self, retry: Retry, now: Instant) -> Duration {
+        self.backoff.worked_until(now);
+        // A round that began beside a working tunnel was in no hurry.
+        self.recovering = true;
         if let State::Round { .. } | State::Done = self.state {
             return Duration::ZERO;
         }

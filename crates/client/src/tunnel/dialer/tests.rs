@@ -118,6 +118,39 @@ fn a_gateway_that_was_up_is_dialled_again_and_again() {
 }
 
 #[test]
+fn a_tunnel_of_hours_that_falls_silent_is_dialled_again_and_again() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.succeeded(address(1), start);
+    let now = start + Duration::from_secs(3600);
+    dialer.suspect(now);
+    let dial = Some(Action::Dial(address(1)));
+    assert_eq!(dialer.poll(now, NONE), dial);
+    assert_eq!(dialer.deadline(unanswered(1)), Some(now + REDIAL));
+    assert_eq!(dialer.poll(now + REDIAL, unanswered(1)), dial);
+}
+
+#[test]
+fn a_round_beside_a_draining_tunnel_hurries_when_that_is_lost() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.succeeded(address(1), start);
+    let now = start + Duration::from_secs(3600);
+    dialer.begin_soon(now);
+    let dial = Some(Action::Dial(address(1)));
+    let now = dialer.deadline(NONE).unwrap();
+    let has_tunnel = true;
+    let live = Live {
+        has_tunnel,
+        ..unanswered(1)
+    };
+    assert_eq!(dialer.poll(now, live), dial);
+    assert_eq!(dialer.deadline(live), None, "no hurry");
+    assert_eq!(dialer.lost(Retry::Helps, now), Duration::ZERO);
+    assert_eq!(dialer.poll(now + REDIAL, unanswered(1)), dial);
+}
+
+#[test]
 fn the_error_that_says_most_is_reported() {
     let start = Instant::now();
     let mut dialer = dialer(false);

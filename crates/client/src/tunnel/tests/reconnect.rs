@@ -60,6 +60,21 @@ fn a_restart_behind_a_silent_network_is_over_within_a_second() {
 }
 
 #[test]
+fn an_old_tunnel_comes_back_as_fast_as_a_young_one() {
+    for refuses in [false, true] {
+        let mut world = World::attach(Behaviour::default());
+        world.run_for(600 * SECOND);
+        world.stop_gateway();
+        world.link.refuses = refuses;
+        talk(&mut world, 200, SECOND / 10);
+        assert_eq!(world.client.phase(), Phase::Reconnecting);
+        world.start_gateway(Behaviour::default(), 2);
+        let took = world.run_until("back", connected);
+        assert!(took <= SECOND, "{took:?} with refusals {refuses}");
+    }
+}
+
+#[test]
 fn a_quick_restart_with_the_same_secret_is_noticed_by_its_reset() {
     let mut world = World::attach(Behaviour::default());
     world.start_gateway(Behaviour::default(), 1);
