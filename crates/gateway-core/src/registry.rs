@@ -146,6 +146,15 @@ impl Registry {
         self.sessions.len()
     }
 
+    /// How many sessions an ingress point has; costs the same however many there are.
+    #[must_use]
+    pub fn session_count_of(&self, ingress_point: &ObjectName) -> usize {
+        let point = self.points.get(ingress_point);
+        point.map_or(0, |point| {
+            usize::try_from(point.sessions).unwrap_or(usize::MAX)
+        })
+    }
+
     /// One session.
     #[must_use]
     pub fn session(&self, id: SessionId) -> Option<&Grant> {

@@ -1,13 +1,24 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
+mod doorkeeper;
+
 use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use tokio::net::TcpListener;
 
 use crate::control::Control;
+use doorkeeper::Doorkeeper;
+
+/// Answers until the process ends.
+pub(crate) async fn serve(listener: TcpListener, control: Arc<Control>) {
+    if let Err(error) = axum::serve(Doorkeeper::new(listener), router(control)).await {
+        tracing::error!(%error, "admin endpoints");
+    }
+}
 
 /// The admin endpoints of one gateway.
-pub(crate) fn router(control: Arc<Control>) -> Router {
+fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthy))

@@ -34,7 +34,7 @@ pub(crate) enum Command {
     CloseVpc {
         /// The VPC.
         vpc: VpcIndex,
-        /// Dropped when the queue is closed: the device's name is free once all shards did so.
+        /// Goes with the queue to the thread that closes it: the device's name is free once all are.
         closing: Arc<()>,
     },
     /// The longest IP packet, in bytes, that fits into the fabric.

@@ -16,9 +16,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use crossbeam_queue::SegQueue;
 use masque_gateway_core::{Ended, Registry, Tables};
 use masque_model::ObjectName;
 use masque_telemetry::MetricsError;
+use masque_tun::TunQueue;
 use tokio::runtime::Handle;
 
 pub(crate) use lookups::Lookup;
@@ -36,8 +38,8 @@ struct Condition {
     /// What the start waits for, if that is known.
     waits_for: Option<String>,
     draining: bool,
-    /// The kernel's state is not what the manifests want.
-    kernel: Option<String>,
+    /// Something that the manifests want is not there.
+    trouble: Option<String>,
     /// Packet threads that do not answer.
     silent: BTreeSet<u16>,
 }
@@ -63,7 +65,11 @@ pub(crate) struct Control {
     mailboxes: Vec<Arc<Mailbox>>,
     condition: Mutex<Condition>,
     devices: ArcSwap<Devices>,
+    /// TUN queues that packet threads serve no more; as many at most as were opened.
+    closed: SegQueue<(TunQueue, Option<Arc<()>>)>,
     metrics: Metrics,
+    /// Held while somebody reads the metrics.
+    scrape: tokio::sync::Mutex<()>,
     started: Instant,
     fabric_mtu_bytes: AtomicUsize,
     /// TUN devices that were opened again after somebody deleted them.
@@ -94,7 +100,9 @@ impl Control {
                 ..Condition::default()
             }),
             devices: ArcSwap::default(),
+            closed: SegQueue::new(),
             metrics: Metrics::new()?,
+            scrape: tokio::sync::Mutex::new(()),
             started,
             fabric_mtu_bytes: AtomicUsize::new(usize::MAX),
             devices_reopened: AtomicU64::new(0),
@@ -121,14 +129,27 @@ impl Control {
 
     /// Publishes what a change of manifests made: other tables, sessions that ended by it, other sites.
     pub(crate) fn publish(&self, tables: Arc<Tables>, ended: &[Ended], sites: Sites) {
-        let former = self.sites.swap(Arc::new(sites));
+        let other_sites = self.replace_sites(sites);
         self.tables.store(Arc::clone(&tables));
         self.broadcast(|| Command::Tables(Arc::clone(&tables)));
         // Before the sites are checked: these sessions have a better reason than their listener's end.
         self.end(ended);
-        if *former != *self.sites() {
+        if other_sites {
             self.broadcast(|| Command::Recheck);
         }
+    }
+
+    /// Publishes other sites alone.
+    pub(crate) fn publish_sites(&self, sites: Sites) {
+        if self.replace_sites(sites) {
+            self.broadcast(|| Command::Recheck);
+        }
+    }
+
+    /// Whether they are others than before.
+    fn replace_sites(&self, sites: Sites) -> bool {
+        let former = self.sites.swap(Arc::new(sites));
+        *former != *self.sites()
     }
 
     /// Publishes what reports say of devices and problems.
@@ -139,6 +160,20 @@ impl Control {
     /// A TUN device that somebody had deleted is open again.
     pub(crate) fn device_reopened(&self) {
         self.devices_reopened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A packet thread serves a queue no more. Closing it may take the device away, which takes the
+    /// kernel a while: [`drop_closed`](Self::drop_closed) does that.
+    pub(crate) fn give_back(&self, queue: TunQueue, closing: Option<Arc<()>>) {
+        self.closed.push((queue, closing));
+    }
+
+    /// Closes what was given back; not for packet threads.
+    pub(crate) fn drop_closed(&self) {
+        while let Some((queue, closing)) = self.closed.pop() {
+            drop(queue);
+            drop(closing);
+        }
     }
 
     /// Sends a command to every shard.
@@ -184,9 +219,9 @@ impl Control {
         self.condition().draining = true;
     }
 
-    /// Whether the kernel's state is as wanted, or what is wrong.
-    pub(crate) fn kernel_state(&self, problem: Option<String>) {
-        self.condition().kernel = problem;
+    /// Whether devices, ports and the kernel's state are as wanted, or what is missing.
+    pub(crate) fn trouble(&self, problem: Option<String>) {
+        self.condition().trouble = problem;
     }
 
     /// Why the gateway does not serve; `None` when it does.
@@ -202,12 +237,7 @@ impl Control {
             let waits_for = condition.waits_for.clone();
             return Some(waits_for.unwrap_or_else(|| "starting".to_owned()));
         }
-        condition.kernel.clone()
-    }
-
-    /// Why the kernel's state is not as wanted; `None` when it is.
-    pub(crate) fn kernel_problem(&self) -> Option<String> {
-        self.condition().kernel.clone()
+        condition.trouble.clone()
     }
 
     fn condition(&self) -> MutexGuard<'_, Condition> {

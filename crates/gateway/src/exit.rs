@@ -96,6 +96,12 @@ pub(crate) enum Fatal {
         "a packet thread ended unexpectedly; start the gateway again and report the lines above"
     )]
     ThreadEnded,
+    /// A packet thread went on after it was told to stop.
+    #[error(
+        "{threads} packet thread(s) did not stop in time and end with the process; the kernel's state \
+         is cleared; report the lines above"
+    )]
+    ThreadStuck { threads: usize },
     /// An operating-system call failed.
     #[error("{what}: {error}")]
     Os {
@@ -172,7 +178,7 @@ impl Fatal {
             | Self::Admin { .. }
             | Self::AnotherRuns => status::UNAVAILABLE,
             Self::Os { .. } | Self::Kernel(_) => status::OS,
-            Self::ThreadEnded => status::SOFTWARE,
+            Self::ThreadEnded | Self::ThreadStuck { .. } => status::SOFTWARE,
             Self::Exists { .. } => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,
             Self::Sysctl { error, .. } if is_denied(error) => status::NO_PERMISSION,

@@ -14,6 +14,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior},
 };
 
 use crate::{
@@ -39,11 +40,18 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the folder is carried out though nothing in it changed: what failed is tried again, and
 /// certificates that expired are told.
 const RESYNC: Duration = Duration::from_secs(600);
-/// How often a drain looks whether sessions are left.
-const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// A packet thread that was told to stop gets so long; a turn takes milliseconds. One that is stuck
+/// must not keep the kernel's state from being cleared: a supervisor's SIGKILL would leave it.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// How often the end looks whether the packet threads have stopped.
+const STOP_POLL: Duration = Duration::from_millis(5);
 /// At the end, what blocks a thread gets so long: a Snapshot is written by then, and the system's
 /// resolver, which nothing can stop, does not keep the process.
-const BLOCKING_END_MAX: Duration = Duration::from_secs(2);
+const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
+/// Addresses that could not be saved are saved again so late; the disk may have room by then.
+const SAVE_RETRY: Duration = Duration::from_secs(10);
+/// How often a drain looks whether sessions are left.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 /// Runs until a signal ends it.
 ///
@@ -64,7 +72,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Fatal> {
             error,
         })?;
     let ended = runtime.block_on(start(args, origin));
-    runtime.shutdown_timeout(BLOCKING_END_MAX);
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
     ended
 }
 
@@ -124,7 +132,7 @@ async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {
     for shard in 0..shards {
         tokio::spawn(Arc::clone(&control).watch_shard(shard));
     }
-    serve_admin(admin, Arc::clone(&control));
+    tokio::spawn(admin::serve(admin, Arc::clone(&control)));
     let ended = match begin(args, &state_path, &mut supervisor, &control) {
         Ok(operator) => {
             tracing::info!(shards, admin = %args.admin, "started");
@@ -134,14 +142,14 @@ async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {
         Err(fatal) => Err(fatal),
     };
     control.broadcast(|| Command::Stop);
-    join(threads);
+    let joined = join(threads, STOP_MAX);
     supervisor.clear();
     if origin.is_development() {
         save(&control, &state, epoch);
     }
     // A socket file that is gone already is what we want.
     let _gone_already = std::fs::remove_file(socket_path);
-    ended
+    ended.and(joined)
 }
 
 fn mailboxes(shards: u16) -> Result<Vec<Arc<Mailbox>>, Fatal> {
@@ -152,20 +160,27 @@ fn mailboxes(shards: u16) -> Result<Vec<Arc<Mailbox>>, Fatal> {
     })
 }
 
-fn join(threads: Vec<JoinHandle<()>>) {
+/// Waits for the packet threads to end, but not for ever.
+///
+/// # Errors
+/// [`Fatal::ThreadStuck`] when one goes on; it ends with the process.
+fn join(threads: Vec<JoinHandle<()>>, limit: Duration) -> Result<(), Fatal> {
+    let end = Instant::now() + limit;
+    let mut stuck = 0;
     for thread in threads {
-        if thread.join().is_err() {
+        while !thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(STOP_POLL);
+        }
+        if !thread.is_finished() {
+            stuck += 1;
+        } else if thread.join().is_err() {
             tracing::error!("a packet thread had panicked");
         }
     }
-}
-
-fn serve_admin(listener: TcpListener, control: Arc<Control>) {
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, admin::router(control)).await {
-            tracing::error!(%error, "admin endpoints");
-        }
-    });
+    if stuck > 0 {
+        return Err(Fatal::ThreadStuck { threads: stuck });
+    }
+    Ok(())
 }
 
 /// What this gateway runs on.
@@ -215,8 +230,7 @@ fn registry(origin: &Origin, state: &StateDir, epoch: Instant) -> Registry {
 
 /// What the main thread waits for.
 struct Events {
-    terminate: Signal,
-    interrupt: Signal,
+    ends: Ends,
     hangup: Signal,
     watch: Watch,
     links: LinkMonitor,
@@ -226,8 +240,10 @@ impl Events {
     /// From now on nothing is missed.
     fn new(dir: &Path) -> Result<Self, Fatal> {
         Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
+            ends: Ends {
+                terminate: on(SignalKind::terminate())?,
+                interrupt: on(SignalKind::interrupt())?,
+            },
             hangup: on(SignalKind::hangup())?,
             watch: Watch::new(dir),
             links: LinkMonitor::open().map_err(|error| Fatal::Os {
@@ -238,7 +254,71 @@ impl Events {
     }
 }
 
-/// Watches and obeys until a drain is over.
+/// The signals that end the gateway.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    /// One of them came. May be cancelled.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What happens again and again.
+struct Timers {
+    look: Interval,
+    resync: Interval,
+    repair: Interval,
+    /// Only during a drain.
+    drain: Interval,
+}
+
+impl Timers {
+    fn new() -> Self {
+        let every = |period| {
+            let mut interval = tokio::time::interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval.reset();
+            interval
+        };
+        Self {
+            look: every(Duration::from_millis(INTERVAL_MS)),
+            resync: every(RESYNC),
+            repair: every(REPAIR_INTERVAL),
+            drain: every(DRAIN_POLL),
+        }
+    }
+}
+
+/// When the addresses were last saved.
+#[derive(Debug, Default)]
+struct Saved {
+    version: Option<u64>,
+    retry_at: Option<Instant>,
+}
+
+impl Saved {
+    /// Whether to save this version now.
+    fn is_due(&self, version: u64, now: Instant) -> bool {
+        self.version != Some(version) && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    fn note(&mut self, version: u64, saved: bool, now: Instant) {
+        if saved {
+            self.version = Some(version);
+        }
+        self.retry_at = (!saved).then(|| now + SAVE_RETRY);
+    }
+}
+
+/// Watches and obeys until a drain is over. A drain may take hours: until its end, who may reach what
+/// is followed, and what breaks is mended.
 async fn serve(
     (supervisor, mut operator): (&mut Supervisor, Option<OperatorSource>),
     control: &Arc<Control>,
@@ -246,105 +326,90 @@ async fn serve(
     events: &mut Events,
     threads: &[JoinHandle<()>],
 ) -> Result<(), Fatal> {
-    let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut resync = tokio::time::interval(RESYNC);
-    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    resync.reset();
-    let mut repair = tokio::time::interval(REPAIR_INTERVAL);
-    repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    repair.reset();
-    let mut saved = None;
-    loop {
+    let mut timers = Timers::new();
+    let mut saved = Saved::default();
+    // The end of the drain, once one has begun.
+    let mut deadline: Option<Instant> = None;
+    while !deadline.is_some_and(|deadline| is_drained(control, deadline)) {
         if let Some(operator) = &mut operator {
             operator.settle(supervisor, control).await;
         }
         tokio::select! {
-            _ = events.terminate.recv() => break,
-            _ = events.interrupt.recv() => break,
+            () = events.ends.next() => {
+                if deadline.is_some() {
+                    tracing::warn!("second signal: ending at once");
+                    break;
+                }
+                deadline = Some(begin_drain(supervisor, control));
+            }
             _ = events.hangup.recv() => supervisor.reload(false)?,
-            _ = resync.tick() => supervisor.reload(false)?,
+            _ = timers.resync.tick() => supervisor.reload(false)?,
             received = OperatorSource::next(&mut operator) => {
                 if let Some(operator) = &mut operator {
                     operator.take(received, supervisor)?;
                 }
             }
-            _ = repair.tick() => supervisor.repair(),
-            _ = look.tick() => {
-                if threads.iter().any(JoinHandle::is_finished) {
-                    return Err(Fatal::ThreadEnded);
-                }
-                if events.watch.changed() {
-                    supervisor.reload(false)?;
-                }
-                // With the look, not with each change: those of one cause come together.
-                if !matches!(events.links.changed(), Ok(false)) {
-                    supervisor.links_changed();
-                }
+            _ = timers.repair.tick() => supervisor.repair(),
+            _ = timers.drain.tick(), if deadline.is_some() => {}
+            _ = timers.look.tick() => {
+                look(supervisor, events, threads)?;
                 // With the look, not with each session: thousands may come at one time.
-                let version = control.registry().addresses_version();
-                if operator.is_none() && saved != Some(version) {
-                    save(control, state, supervisor.epoch());
-                    saved = Some(version);
+                if operator.is_none() {
+                    save_news(control, state, supervisor.epoch(), &mut saved);
                 }
-            }
-        }
-    }
-    drain((supervisor, operator), control, events).await
-}
-
-/// GOAWAY, then waits for the sessions to leave or for the deadline; a second signal ends at once.
-/// Who may reach what is followed until the end: a drain may take hours, and a session that is
-/// revoked meanwhile must not outlive that.
-async fn drain(
-    (supervisor, mut operator): (&mut Supervisor, Option<OperatorSource>),
-    control: &Control,
-    events: &mut Events,
-) -> Result<(), Fatal> {
-    control.draining();
-    control.broadcast(|| Command::Drain);
-    let deadline = supervisor.drain_deadline();
-    let sessions = control.registry().session_count();
-    tracing::info!(sessions, deadline_s = deadline.as_secs(), "draining");
-    let mut poll = tokio::time::interval(DRAIN_POLL);
-    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut look = tokio::time::interval(Duration::from_millis(INTERVAL_MS));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let passed = tokio::time::sleep(deadline);
-    tokio::pin!(passed);
-    while control.registry().session_count() > 0 {
-        if let Some(operator) = &mut operator {
-            operator.settle(supervisor, control).await;
-        }
-        tokio::select! {
-            received = OperatorSource::next(&mut operator) => {
-                if let Some(operator) = &mut operator {
-                    operator.take(received, supervisor)?;
-                }
-            }
-            _ = poll.tick() => {}
-            _ = look.tick() => {
-                if events.watch.changed() {
-                    supervisor.reload(false)?;
-                }
-            }
-            () = &mut passed => {
-                let sessions = control.registry().session_count();
-                tracing::warn!(sessions, "drain deadline passed");
-                break;
-            }
-            _ = events.terminate.recv() => {
-                tracing::warn!("second signal: ending at once");
-                break;
-            }
-            _ = events.interrupt.recv() => {
-                tracing::warn!("second signal: ending at once");
-                break;
             }
         }
     }
     tokio::time::sleep(LINGER).await;
     Ok(())
+}
+
+/// Looks whether anything has changed outside.
+fn look(
+    supervisor: &mut Supervisor,
+    events: &mut Events,
+    threads: &[JoinHandle<()>],
+) -> Result<(), Fatal> {
+    if threads.iter().any(JoinHandle::is_finished) {
+        return Err(Fatal::ThreadEnded);
+    }
+    supervisor.close_queues();
+    if events.watch.changed() {
+        supervisor.reload(false)?;
+    }
+    // With the look, not with each change: those of one cause come together.
+    if !matches!(events.links.changed(), Ok(false)) {
+        supervisor.links_changed();
+    }
+    supervisor.retry();
+    Ok(())
+}
+
+fn save_news(control: &Control, state: &StateDir, epoch: Instant, saved: &mut Saved) {
+    let (version, now) = (control.registry().addresses_version(), Instant::now());
+    if saved.is_due(version, now) {
+        saved.note(version, save(control, state, epoch), now);
+    }
+}
+
+/// GOAWAY; the sessions have until the deadline that this gives to leave.
+fn begin_drain(supervisor: &Supervisor, control: &Control) -> Instant {
+    control.draining();
+    control.broadcast(|| Command::Drain);
+    let deadline = supervisor.drain_deadline();
+    let sessions = control.registry().session_count();
+    tracing::info!(sessions, deadline_s = deadline.as_secs(), "draining");
+    Instant::now() + deadline
+}
+
+/// Whether the last session has left, or the deadline has passed.
+fn is_drained(control: &Control, deadline: Instant) -> bool {
+    let sessions = control.registry().session_count();
+    if sessions > 0 && Instant::now() >= deadline {
+        tracing::warn!(sessions, "drain deadline passed");
+        return true;
+    }
+    sessions == 0
 }
 
 fn spawn_shards(
@@ -380,11 +445,15 @@ fn spawn_shards(
     Ok(threads)
 }
 
-fn save(control: &Control, state: &StateDir, epoch: Instant) {
+/// Whether it could be done.
+fn save(control: &Control, state: &StateDir, epoch: Instant) -> bool {
     let addresses = control.registry().export_addresses(now(epoch));
-    if let Err(error) = state.save_addresses(&addresses) {
-        tracing::error!(%error, "addresses are not remembered; free space or mend permissions");
-    }
+    state
+        .save_addresses(&addresses)
+        .inspect_err(|error| {
+            tracing::error!(%error, "addresses are not remembered; free space or mend permissions");
+        })
+        .is_ok()
 }
 
 fn on(kind: SignalKind) -> Result<Signal, Fatal> {
@@ -422,4 +491,34 @@ pub(crate) fn random() -> Result<[u8; 32], Fatal> {
             error: std::io::Error::other("unspecified"),
         })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stuck_thread_does_not_keep_the_end_from_coming() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let stuck = std::thread::spawn(move || {
+            let _the_end = held.recv();
+        });
+        let good = std::thread::spawn(|| ());
+        let ended = join(vec![stuck, good], Duration::from_millis(20));
+        assert!(matches!(ended, Err(Fatal::ThreadStuck { threads: 1 })));
+        drop(hold);
+        assert!(join(vec![std::thread::spawn(|| ())], STOP_MAX).is_ok());
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_saved_later() {
+        let (mut saved, now) = (Saved::default(), Instant::now());
+        assert!(saved.is_due(7, now));
+        saved.note(7, false, now);
+        assert!(!saved.is_due(7, now), "not at every look");
+        assert!(saved.is_due(7, now + SAVE_RETRY));
+        saved.note(7, true, now);
+        assert!(!saved.is_due(7, now + SAVE_RETRY));
+        assert!(saved.is_due(8, now));
+    }
 }

@@ -242,10 +242,7 @@ impl Shard {
                 queue,
                 merge_udp,
             } => self.open_vpc(vpc, queue, merge_udp),
-            Command::CloseVpc { vpc, closing } => {
-                self.close_vpc(vpc);
-                drop(closing);
-            }
+            Command::CloseVpc { vpc, closing } => self.close_vpc(vpc, Some(closing)),
             Command::OpenPort(setup) => self.open_port(*setup, at),
             Command::ClosePort(port) => self.close_port(port, at),
             Command::Elsewhere(grant) => {
@@ -281,7 +278,7 @@ impl Shard {
 
     /// Serves a device; a former one of the same VPC is gone.
     fn open_vpc(&mut self, vpc: VpcIndex, queue: masque_tun::TunQueue, merge_udp: bool) {
-        self.close_vpc(vpc);
+        self.close_vpc(vpc, None);
         if let Err(error) = self.poller.add(Source::Vpc(vpc), &queue) {
             tracing::error!(shard = self.id, %error, "cannot watch a TUN queue");
             return;
@@ -289,10 +286,12 @@ impl Shard {
         self.vpcs.insert(vpc, VpcPort::new(queue, merge_udp));
     }
 
-    fn close_vpc(&mut self, vpc: VpcIndex) {
+    /// The queue is closed by the control thread.
+    fn close_vpc(&mut self, vpc: VpcIndex, closing: Option<Arc<()>>) {
         if let Some(port) = self.vpcs.remove(&vpc) {
             self.figures.tun_refused += port.flushed.refused;
             self.poller.remove(Source::Vpc(vpc), &port.queue);
+            self.control.give_back(port.queue, closing);
         }
     }
 

@@ -15,6 +15,8 @@ const ADDRESSES: &str = "addresses.json";
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The key of stateless resets.
 const RESET_SECRET: &str = "reset.key";
+/// The file that remembers which kernel settings were changed.
+const SYSCTLS: &str = "sysctls";
 /// A state file is refused above this; 10,000 attachments take about 2 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -39,6 +41,11 @@ impl StateDir {
     /// Where the control socket lives.
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.path.join(CONTROL_SOCKET)
+    }
+
+    /// Where changed kernel settings are remembered.
+    pub(crate) fn sysctls(path: &Path) -> PathBuf {
+        path.join(SYSCTLS)
     }
 
     /// The remembered addresses; `None` when there are none yet. A file that cannot be read is

@@ -5,37 +5,38 @@
 mod devices;
 mod gro;
 mod kernel;
+mod ports;
+#[cfg(test)]
+mod tests;
+mod trouble;
 mod verdict;
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use masque_controller::Snapshot;
+use masque_controller::{Secret, Snapshot};
 use masque_gateway_core::{Changes, Now};
 use masque_model::ObjectName;
 use masque_netlink::{Kernel, LinkState, NetlinkError};
 use masque_srv6::KernelCapabilities;
-use masque_transport::{
-    MachineConfig, ShardId,
-    sockets::{SocketOptions, UdpSocket},
-};
+use masque_transport::tls::ServerCertificate;
 
 use crate::{
     args::RunArgs,
     certificates::{self, LastGood, PortTls},
-    command::{Command, PortSetup},
     control::{Control, Devices},
     exit::Fatal,
     sites::Sites,
     source::Origin,
+    state::StateDir,
 };
 use devices::{Closing, VpcDevice};
 use gro::ReceiveOffload;
+use trouble::{Retry, Trouble};
 
 /// Secrets of this process.
 #[derive(Clone)]
@@ -65,8 +66,14 @@ pub(crate) struct Supervisor {
     links: BTreeMap<String, Option<LinkState>>,
     offload: ReceiveOffload,
     ports: BTreeMap<u16, PortTls>,
+    /// What every port is to show, as far as it is there.
+    wanted_ports: BTreeMap<u16, Vec<ServerCertificate>>,
     certificates: LastGood,
     decapsulation: &'static str,
+    /// What is wrong with the manifests and certificates, and whether it is an error.
+    problems: Vec<(bool, String)>,
+    trouble: Trouble,
+    retry: Retry,
     /// Problems that the log has, so that a look that finds nothing new says nothing.
     told: Vec<String>,
     epoch: Instant,
@@ -86,6 +93,11 @@ impl Supervisor {
     ) -> Result<Self, Fatal> {
         let kernel = Kernel::open().map_err(|e| netlink_fatal(&e))?;
         kernel.clear().map_err(|e| netlink_fatal(&e))?;
+        // After the clearing: what a killed gateway has changed is wanted again in a moment, and restored
+        // at the end.
+        kernel
+            .remember_sysctls(&StateDir::sysctls(&state_dir))
+            .map_err(|e| netlink_fatal(&e))?;
         let capabilities = kernel.probe().map_err(|e| netlink_fatal(&e))?;
         tracing::info!(
             vrf = capabilities.vrf,
@@ -110,8 +122,12 @@ impl Supervisor {
             underlay: String::new(),
             links: BTreeMap::new(),
             ports: BTreeMap::new(),
+            wanted_ports: BTreeMap::new(),
             certificates: LastGood::new(),
             decapsulation: "",
+            problems: Vec::new(),
+            trouble: Trouble::default(),
+            retry: Retry::default(),
             told: Vec::new(),
             epoch,
         })
@@ -131,7 +147,7 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        let mut problems: Vec<(bool, String)> = loaded
+        self.problems = loaded
             .compiled
             .problems
             .iter()
@@ -139,15 +155,42 @@ impl Supervisor {
             .collect();
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
-            self.tell_problems(&problems);
-            return Err(Fatal::nothing_to_run(self.origin.dir(), &problems));
+            self.tell_problems();
+            return Err(Fatal::nothing_to_run(self.origin.dir(), &self.problems));
         }
+        self.find_certificates(&loaded.secrets, &snapshots, first)?;
+        let changes = self.apply(&snapshots);
+        // A snapshot that the registry refuses runs in its former version, everywhere.
+        let running: Vec<Snapshot> = self
+            .control
+            .registry()
+            .snapshots()
+            .map(|snapshot| Snapshot::clone(snapshot))
+            .collect();
+        self.publish(&changes, &running);
+        self.open_devices(&changes.tables, first)?;
+        self.settle_kernel(&running, first)?;
+        self.control.publish_sites(Sites::new(&running));
+        self.open_ports(first)?;
+        self.close_devices(&running);
+        self.snapshots = running;
+        self.tell();
+        Ok(())
+    }
+
+    /// What the listeners are to show.
+    fn find_certificates(
+        &mut self,
+        secrets: &BTreeMap<ObjectName, Secret>,
+        snapshots: &[Snapshot],
+        first: bool,
+    ) -> Result<(), Fatal> {
         let folder = self.origin.certificates();
         let development = Some(self.state_dir.as_path()).filter(|_| self.origin.is_development());
         let (certificates, wrong) = certificates::by_port(
             (&folder, development),
-            &loaded.secrets,
-            &snapshots,
+            secrets,
+            snapshots,
             &mut self.certificates,
         );
         if first && certificates.is_empty() {
@@ -157,28 +200,63 @@ impl Supervisor {
                 .unwrap_or_else(|| "no HTTP3 listener".to_owned());
             return Err(Fatal::Certificate(all));
         }
-        let mut trouble = wrong;
+        self.wanted_ports = certificates;
+        self.problems
+            .extend(wrong.into_iter().map(|line| (true, line)));
+        Ok(())
+    }
 
-        let changes = self.apply(&snapshots, &mut trouble);
-        // A snapshot that the registry refuses runs in its former version, everywhere.
-        let running: Vec<Snapshot> = self
-            .control
-            .registry()
-            .snapshots()
-            .map(|snapshot| Snapshot::clone(snapshot))
+    /// Tells the shards at once what the manifests say now: who is revoked does not wait for devices.
+    /// An ingress point that is new is found by clients once its device is there.
+    fn publish(&self, changes: &Changes, running: &[Snapshot]) {
+        let former = self.control.tables();
+        let new: BTreeSet<&ObjectName> = changes
+            .tables
+            .vpcs()
+            .filter(|table| former.vpc(table.index()).is_none())
+            .map(|table| table.ingress_point())
             .collect();
-        self.open_devices(&changes, first, &mut trouble)?;
-        self.settle_kernel(&running, first)?;
+        let known = running
+            .iter()
+            .filter(|snapshot| !new.contains(&snapshot.ingress_point));
         self.control.publish(
             Arc::clone(&changes.tables),
             &changes.ended,
-            Sites::new(&running),
+            Sites::new(known),
         );
         self.control.update_all(&changes.updated);
-        self.open_ports(certificates, first, &mut trouble)?;
-        self.close_devices(&running);
-        problems.extend(trouble.into_iter().map(|sentence| (true, sentence)));
-        self.tell_problems(&problems);
+    }
+
+    /// Puts back what somebody else took away, and tries again what failed: devices, the kernel's
+    /// state, ports.
+    pub(crate) fn repair(&mut self) {
+        self.reopen_devices();
+        let tables = self.control.tables();
+        let snapshots = std::mem::take(&mut self.snapshots);
+        // Not the first time: what fails is told in the status.
+        let _told = self.open_devices(&tables, false);
+        let _told = self.settle_kernel(&snapshots, false);
+        self.snapshots = snapshots;
+        self.open_missing_ports();
+        self.tell();
+    }
+
+    /// [`repair`](Self::repair), if something is missing and its next try is due.
+    pub(crate) fn retry(&mut self) {
+        if self.retry.is_due(Instant::now()) {
+            self.repair();
+        }
+    }
+
+    /// Tells everybody how it stands: log, reports, readiness.
+    fn tell(&mut self) {
+        let manifests = self.problems.len();
+        let trouble: Vec<String> = self.trouble.lines().collect();
+        self.control.trouble(trouble.first().cloned());
+        self.retry.settle(Instant::now(), !trouble.is_empty());
+        self.problems
+            .extend(trouble.into_iter().map(|line| (true, line)));
+        self.tell_problems();
         self.control.publish_devices(Devices {
             tun: self
                 .vpcs
@@ -186,17 +264,17 @@ impl Supervisor {
                 .map(|(name, vpc)| (name.clone(), vpc.name.clone()))
                 .collect(),
             decapsulation: self.decapsulation.to_owned(),
-            errors: problems.iter().filter(|(is_error, _)| *is_error).count(),
+            errors: self.problems.iter().filter(|(error, _)| *error).count(),
             problems: self.told.clone(),
         });
-        self.snapshots = running;
-        Ok(())
+        self.problems.truncate(manifests);
     }
 
     /// Logs the problems that are new, and remembers all.
-    fn tell_problems(&mut self, problems: &[(bool, String)]) {
-        for (is_error, line) in problems {
-            if self.told.contains(line) {
+    fn tell_problems(&mut self) {
+        let told: BTreeSet<&str> = self.told.iter().map(String::as_str).collect();
+        for (is_error, line) in &self.problems {
+            if told.contains(line.as_str()) {
                 continue;
             }
             if *is_error {
@@ -205,7 +283,7 @@ impl Supervisor {
                 tracing::warn!("{line}");
             }
         }
-        self.told = problems.iter().map(|(_, line)| line.clone()).collect();
+        self.told = self.problems.iter().map(|(_, line)| line.clone()).collect();
     }
 
     /// Removes what was made in the kernel.
@@ -237,19 +315,19 @@ impl Supervisor {
         Now { mono_ms, unix_s }
     }
 
-    fn apply(&self, snapshots: &[Snapshot], trouble: &mut Vec<String>) -> Changes {
+    fn apply(&mut self, snapshots: &[Snapshot]) -> Changes {
         let shared = snapshots.iter().cloned().map(Arc::new).collect();
         let changes = self.control.registry().apply(self.now(), shared);
         for (name, error) in &changes.refused {
-            trouble.push(format!(
-                "VPCIngressPoint {name}: {error}; what ran before goes on"
-            ));
+            let line = format!("VPCIngressPoint {name}: {error}; what ran before goes on");
+            self.problems.push((true, line));
         }
         for conflict in &changes.conflicts {
-            trouble.push(format!(
+            let line = format!(
                 "ConnectorAttachment {}: its fixed address cannot be given: {}",
                 conflict.attachment, conflict.error
-            ));
+            );
+            self.problems.push((true, line));
         }
         if !changes.touched.is_empty() {
             let touched: Vec<String> = changes.touched.iter().map(ToString::to_string).collect();
@@ -262,86 +340,6 @@ impl Supervisor {
         }
         changes
     }
-
-    /// Sockets for new ports, certificates for all.
-    fn open_ports(
-        &mut self,
-        certificates: BTreeMap<u16, Vec<masque_transport::tls::ServerCertificate>>,
-        first: bool,
-        trouble: &mut Vec<String>,
-    ) -> Result<(), Fatal> {
-        let gone: Vec<u16> = self
-            .ports
-            .keys()
-            .filter(|port| !certificates.contains_key(port))
-            .copied()
-            .collect();
-        for port in gone {
-            // A port whose certificates became unreadable keeps the ones it has.
-            if self.control.sites().ports().any(|wanted| wanted == port) {
-                continue;
-            }
-            self.ports.remove(&port);
-            self.control.broadcast(|| Command::ClosePort(port));
-            tracing::info!(port, "listener closed");
-        }
-        for (port, certificates) in certificates {
-            let result = match self.ports.get(&port) {
-                Some(tls) => tls.replace(certificates).map_err(Fatal::Certificate),
-                None => self.open_port(port, certificates),
-            };
-            match result {
-                Err(fatal) if first => return Err(fatal),
-                Err(fatal) => trouble.push(fatal.to_string()),
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn open_port(
-        &mut self,
-        port: u16,
-        certificates: Vec<masque_transport::tls::ServerCertificate>,
-    ) -> Result<(), Fatal> {
-        let (tls, server) =
-            PortTls::new(certificates, &self.secrets.token).map_err(Fatal::Certificate)?;
-        let shards = u8::try_from(self.control.shards()).unwrap_or(u8::MAX);
-        let options = SocketOptions::new(SocketAddr::new(self.args.listen_address, port));
-        refuse_taken(&options, port)?;
-        let sockets = UdpSocket::bind_shards(&options, shards).map_err(|e| Fatal::Listen {
-            port,
-            error: std::io::Error::other(e.to_string()),
-        })?;
-        for (index, socket) in (0..shards).zip(sockets) {
-            let Some(shard) = ShardId::new(index, shards) else {
-                continue;
-            };
-            let mut machine = MachineConfig::new(crate::run::random()?, self.secrets.reset);
-            machine.tuning.max_udp_payload_bytes = masque_transport::JUMBO_UDP_PAYLOAD_BYTES;
-            let server = Arc::clone(&server);
-            let setup = PortSetup {
-                port,
-                shard,
-                socket,
-                server,
-                machine,
-            };
-            self.control
-                .send(u16::from(index), Command::OpenPort(Box::new(setup)));
-        }
-        self.ports.insert(port, tls);
-        tracing::info!(port, shards, "listening for HTTP/3");
-        Ok(())
-    }
-}
-
-/// SO_REUSEPORT would let two gateways of one user share a port and split their clients between
-/// them; a plain bind finds the other one.
-fn refuse_taken(options: &SocketOptions, port: u16) -> Result<(), Fatal> {
-    std::net::UdpSocket::bind(options.address)
-        .map(drop)
-        .map_err(|error| Fatal::listen(port, error))
 }
 
 fn netlink_fatal(error: &NetlinkError) -> Fatal {

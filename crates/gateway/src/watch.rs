@@ -10,6 +10,9 @@ use std::{
 
 /// How often the folder is looked at; a change applies in well under a second.
 pub(crate) const INTERVAL_MS: u64 = 200;
+/// Looks that something missing is waited for at most before the folder is taken as it is: one that
+/// never comes to rest counts all the same.
+const SETTLE_LOOKS: u32 = 25;
 /// Files looked at; a larger folder is read on SIGHUP only.
 const MAX_FILES: usize = 4096;
 /// Folders within the folder (a mounted Secret is one).
@@ -29,6 +32,8 @@ struct Stamp {
 pub(crate) struct Watch {
     dir: PathBuf,
     seen: BTreeMap<PathBuf, Stamp>,
+    /// How the folder looked when a file was missing, and for how many looks one is missing now.
+    unsettled: Option<(BTreeMap<PathBuf, Stamp>, u32)>,
 }
 
 impl Watch {
@@ -37,18 +42,31 @@ impl Watch {
         let mut watch = Self {
             dir: dir.to_owned(),
             seen: BTreeMap::new(),
+            unsettled: None,
         };
         watch.changed();
         watch
     }
 
-    /// Whether anything differs from the last look.
+    /// Whether anything differs from what was told last. While a file is missing, only when two looks
+    /// agree: `git checkout` deletes a file and then writes it, and what stands in between would end
+    /// the sessions of those it names.
     pub(crate) fn changed(&mut self) -> bool {
         let mut now = BTreeMap::new();
         // A folder that cannot be read for a moment (being replaced) has not changed: the last good
         // state goes on.
         if look(&self.dir, 0, &mut now).is_err() {
             return false;
+        }
+        let missing = self.seen.keys().any(|path| !now.contains_key(path));
+        let unsettled = self.unsettled.take();
+        if missing {
+            let looks = unsettled.as_ref().map_or(0, |(_, looks)| *looks);
+            let rests = unsettled.is_some_and(|(before, _)| before == now);
+            if !rests && looks < SETTLE_LOOKS {
+                self.unsettled = Some((now, looks + 1));
+                return false;
+            }
         }
         let changed = now != self.seen;
         self.seen = now;
@@ -102,11 +120,46 @@ mod tests {
         fs::write(dir.path().join("b.yaml"), "").unwrap();
         assert!(watch.changed());
         fs::remove_file(&file).unwrap();
+        assert!(!watch.changed(), "it may come again");
         assert!(watch.changed());
         fs::write(dir.path().join(".hidden"), "x").unwrap();
         assert!(!watch.changed());
         std::os::unix::fs::symlink(dir.path().join(".hidden"), dir.path().join("c.yaml")).unwrap();
         assert!(watch.changed());
+    }
+
+    #[test]
+    fn what_is_deleted_and_written_again_is_never_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a.yaml", "b.yaml"].map(|name| dir.path().join(name));
+        files.iter().for_each(|file| fs::write(file, "a").unwrap());
+        let mut watch = Watch::new(dir.path());
+        // A look falls into each moment of a checkout.
+        fs::remove_file(&files[0]).unwrap();
+        assert!(!watch.changed());
+        fs::remove_file(&files[1]).unwrap();
+        assert!(!watch.changed());
+        fs::write(&files[0], "new").unwrap();
+        assert!(!watch.changed());
+        fs::write(&files[1], "new").unwrap();
+        assert!(watch.changed());
+        assert!(!watch.changed());
+    }
+
+    #[test]
+    fn a_folder_that_never_rests_counts_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, "a").unwrap();
+        fs::write(dir.path().join("b.yaml"), "b").unwrap();
+        let mut watch = Watch::new(dir.path());
+        fs::remove_file(dir.path().join("b.yaml")).unwrap();
+        let mut looks = 0;
+        while !watch.changed() {
+            looks += 1;
+            fs::write(&file, "a".repeat(looks + 1)).unwrap();
+        }
+        assert_eq!(looks, SETTLE_LOOKS as usize);
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! Making changes.
 
-use masque_srv6::{Behaviour, Family, Route, RouteAction, Rule, TunLink, VrfLink};
+use std::collections::BTreeSet;
+
+use masque_srv6::{
+    Behaviour, Family, KernelPlan, Route, RouteAction, Rule, Slot, TunLink, VrfLink,
+};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
 use crate::{
-    Change, Kernel, NetlinkError, Place, RouteKey,
+    Change, Kernel, NetlinkError, Place, Refusal, Refusals, RouteKey,
     kernel::ROUTE_PROTOCOL,
     message,
+    owner::Owners,
     socket::{CREATE, EXCLUSIVE, REPLACE, RequestError},
 };
 
@@ -26,26 +31,31 @@ const NEEDS_RULES: &str = "CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TA
 const NEEDS_NETLINK: &str = "a Linux kernel with IPv4 and IPv6 routing";
 
 impl Kernel {
-    /// Makes the changes that [`diff`](crate::diff) found, in their order. Stops at the first
-    /// addition that fails, since what follows relies on it; deletions go on, and the first error is
-    /// returned.
+    /// Makes the changes that [`diff`](crate::diff) found on the way to `plan`, in their order, and
+    /// goes on after one that the kernel refuses: with the deletions, and with what other VPCs need.
+    /// What relies on the refused one is left out: later additions of the same VPC, or of all if it
+    /// was for all; and the tables of a TUN that could not be set down stay around its packets.
     ///
     /// # Errors
-    /// [`NetlinkError::Busy`] if another gateway lives in this namespace, else what was refused.
-    pub fn apply(&self, changes: &[Change]) -> Result<(), NetlinkError> {
-        self.claim()?;
-        let mut first_error = None;
+    /// [`Refusals`]; [`NetlinkError::Busy`] alone if another gateway lives in this namespace, and
+    /// nothing is changed then.
+    pub fn apply(&self, changes: &[Change], plan: &KernelPlan) -> Result<(), Refusals> {
+        self.claim().map_err(Refusals::of_all)?;
+        let owners = Owners::new(changes, plan);
+        let mut refused = Vec::new();
+        let mut gate = Gate::default();
         for change in changes {
+            let slot = owners.of(change);
+            if !gate.lets(change, slot) {
+                continue;
+            }
             tracing::debug!(?change, "kernel state");
-            match self.make(change) {
-                Ok(()) => {}
-                Err(error) if is_deletion(change) => {
-                    first_error.get_or_insert(error);
-                }
-                Err(error) => return Err(first_error.unwrap_or(error)),
+            if let Err(error) = self.make(change) {
+                gate.refused(change, slot);
+                refused.push(Refusal { slot, error });
             }
         }
-        first_error.map_or(Ok(()), Err)
+        Refusals::unless_none(refused)
     }
 
     fn make(&self, change: &Change) -> Result<(), NetlinkError> {
@@ -59,7 +69,9 @@ impl Kernel {
             | Change::AddSid(place, route) => self.add_route(*place, route),
             Change::AddRule(rule) => self.add_rule(rule),
             Change::DeleteKernelLocalRule(family) => self.delete_kernel_local_rule(*family),
-            Change::SetUp(TunLink { name, mtu_bytes }) => self.set_link_up(name, *mtu_bytes),
+            Change::SetUp(TunLink {
+                name, mtu_bytes, ..
+            }) => self.set_link_up(name, *mtu_bytes),
             Change::DeleteSid(key) | Change::DeleteRoute(key) => {
                 self.delete_route_key(key, ROUTE_PROTOCOL)
             }
@@ -219,6 +231,40 @@ pub(crate) fn unless_gone(
         Err(error) if matches!(error.errno(), libc::ESRCH | libc::ENOENT | libc::ENODEV) => Ok(()),
         Err(error) => Err(NetlinkError::from_request(error, needs, action)),
         Ok(()) => Ok(()),
+    }
+}
+
+/// What may still be done after something was refused.
+#[derive(Default)]
+struct Gate {
+    /// An addition that all rely on was refused.
+    closed: bool,
+    /// VPCs of which an addition was refused.
+    unbuilt: BTreeSet<Slot>,
+    /// VPCs whose TUN is still up although they are to go.
+    up: BTreeSet<Slot>,
+}
+
+impl Gate {
+    fn lets(&self, change: &Change, slot: Option<Slot>) -> bool {
+        if is_deletion(change) {
+            return !slot.is_some_and(|slot| self.up.contains(&slot));
+        }
+        matches!(change, Change::SetDown(_))
+            || !self.closed && !slot.is_some_and(|slot| self.unbuilt.contains(&slot))
+    }
+
+    fn refused(&mut self, change: &Change, slot: Option<Slot>) {
+        match (change, slot) {
+            (Change::SetDown(_), slot) => self.up.extend(slot),
+            // Nothing relies on a SID: the VPC's other one may serve its family.
+            (Change::AddSid(..), _) => {}
+            (change, _) if is_deletion(change) => {}
+            (_, Some(slot)) => {
+                self.unbuilt.insert(slot);
+            }
+            (_, None) => self.closed = true,
+        }
     }
 }
 

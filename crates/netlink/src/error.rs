@@ -2,6 +2,8 @@
 
 use std::io;
 
+use masque_srv6::Slot;
+
 use crate::socket::RequestError;
 
 /// An error of the kernel interface.
@@ -53,8 +55,10 @@ pub enum NetlinkError {
     },
     /// A kernel setting could not be changed.
     #[error(
-        "cannot set {path} to {value}: {source}; in a container /proc/sys is read-only: set it by \
-         the pod's securityContext.sysctls or by an init container, or use bridge mode Userspace"
+        "cannot set {path} to {value}: {source}; set it from outside (`sysctl -w {setting}={value}` \
+         as root in this network namespace); in a container /proc/sys is read-only: set it by the \
+         pod's securityContext.sysctls or by an init container",
+        setting = path.replace('/', ".")
     )]
     Sysctl {
         /// The file below `/proc/sys`.
@@ -100,6 +104,55 @@ impl NetlinkError {
                 source: io::Error::from_raw_os_error(errno),
             },
         }
+    }
+}
+
+/// A change that the kernel refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The VPC that it was for; `None` for what all have together.
+    pub slot: Option<Slot>,
+    /// Why, and what mends it.
+    pub error: NetlinkError,
+}
+
+/// Everything that the kernel refused of a list of changes: one refusal at least.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", first.error)]
+pub struct Refusals {
+    first: Refusal,
+    others: Vec<Refusal>,
+}
+
+impl Refusals {
+    /// One that concerns all VPCs.
+    pub(crate) fn of_all(error: NetlinkError) -> Self {
+        let first = Refusal { slot: None, error };
+        let others = Vec::new();
+        Self { first, others }
+    }
+
+    /// # Errors
+    /// If there is any.
+    pub(crate) fn unless_none(refused: Vec<Refusal>) -> Result<(), Self> {
+        let mut refused = refused.into_iter();
+        match refused.next() {
+            None => Ok(()),
+            Some(first) => Err(Self {
+                first,
+                others: refused.collect(),
+            }),
+        }
+    }
+
+    /// The first one's error.
+    pub fn into_first(self) -> NetlinkError {
+        self.first.error
+    }
+
+    /// All of them, in the order of the changes.
+    pub fn iter(&self) -> impl Iterator<Item = &Refusal> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
-    sync::{Mutex, PoisonError},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use masque_srv6::{Decapsulation, KernelPlan};
@@ -15,7 +16,7 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializa
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::{
-    NetlinkError,
+    NetlinkError, Refusals,
     change::diff,
     generic::Seg6Family,
     socket::{Reply, RequestError, Socket},
@@ -40,8 +41,15 @@ pub struct Kernel {
     route: Socket,
     seg6: Seg6Family,
     claim: Mutex<Option<UnixListener>>,
-    /// Sysctls as they were before this process changed them.
-    changed_sysctls: Mutex<BTreeMap<String, sysctl::Changed>>,
+    sysctls: Mutex<Sysctls>,
+}
+
+/// Sysctls as they were before a gateway changed them.
+#[derive(Debug, Default)]
+struct Sysctls {
+    changed: BTreeMap<String, sysctl::Changed>,
+    /// Where they are remembered, for the case that this process is killed.
+    journal: Option<sysctl::Journal>,
 }
 
 impl Kernel {
@@ -55,12 +63,34 @@ impl Kernel {
             route: Socket::open(libc::NETLINK_ROUTE).map_err(broken)?,
             seg6: Seg6Family::open().map_err(broken)?,
             claim: Mutex::new(None),
-            changed_sysctls: Mutex::new(BTreeMap::new()),
+            sysctls: Mutex::default(),
         })
     }
 
+    /// Remembers in the file `path` which sysctls are changed, and takes over those that a process which
+    /// was killed had changed in this namespace: [`clear`](Self::clear) restores them from now on.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`] when the namespace cannot be told from others.
+    pub fn remember_sysctls(&self, path: &Path) -> Result<(), NetlinkError> {
+        let journal = sysctl::Journal::new(path).map_err(|error| {
+            NetlinkError::Socket(format!("cannot tell the network namespace: {error}"))
+        })?;
+        let mut sysctls = self.sysctls();
+        for (path, change) in journal.load() {
+            sysctls.changed.entry(path).or_insert(change);
+        }
+        sysctls.journal = Some(journal);
+        Ok(())
+    }
+
+    fn sysctls(&self) -> MutexGuard<'_, Sysctls> {
+        self.sysctls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes everything that a gateway, this one or one that crashed, made in this namespace, and
-    /// restores the sysctls that this process changed. TUN interfaces vanish with their process, not
+    /// restores the sysctls that this process changed, and those that it took over by
+    /// [`remember_sysctls`](Self::remember_sysctls). TUN interfaces vanish with their process, not
     /// here. Goes on after an error and returns the first.
     ///
     /// # Errors
@@ -69,15 +99,13 @@ impl Kernel {
         // How the gateway decapsulated makes no difference to what is left.
         let nothing = KernelPlan::empty(Decapsulation::EndDt46);
         let observed = self.observe(&nothing)?;
-        let removed = self.apply(&diff(&observed, &nothing));
-        let mut changed = self
-            .changed_sysctls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (path, change) in std::mem::take(&mut *changed) {
+        let removed = self.apply(&diff(&observed, &nothing), &nothing);
+        let mut sysctls = self.sysctls();
+        for (path, change) in std::mem::take(&mut sysctls.changed) {
             sysctl::restore(&path, &change);
         }
-        removed
+        sysctls.save();
+        removed.map_err(Refusals::into_first)
     }
 
     /// Makes this process the one gateway of the namespace, until the handle is dropped.
@@ -123,23 +151,42 @@ impl Kernel {
 
     /// Sets a sysctl and remembers what it said before.
     pub(crate) fn set_sysctl(&self, path: &str, value: &str) -> Result<(), NetlinkError> {
-        let mut changed = self
-            .changed_sysctls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut sysctls = self.sysctls();
         let before = sysctl::read(path);
-        sysctl::write(path, value)?;
-        let original = changed.remove(path).map(|c| c.original).or(before);
+        let known = sysctls.changed.get(path).cloned();
+        let original = known
+            .as_ref()
+            .map(|c| c.original.clone())
+            .or(before.clone());
         if let Some(original) = original {
-            changed.insert(
-                path.to_owned(),
-                sysctl::Changed {
-                    original,
-                    to: value.to_owned(),
-                },
-            );
+            let to = value.to_owned();
+            let change = sysctl::Changed { original, to };
+            sysctls.changed.insert(path.to_owned(), change);
+            // First the note: a process that is killed in between has changed nothing.
+            sysctls.save();
         }
-        Ok(())
+        let written = sysctl::write(path, value);
+        match (&written, known) {
+            (Ok(()), _) => {
+                let from = before.unwrap_or_default();
+                tracing::info!(sysctl = path, from, to = value, "sysctl changed");
+            }
+            (Err(_), Some(known)) => {
+                sysctls.changed.insert(path.to_owned(), known);
+            }
+            (Err(_), None) => {
+                sysctls.changed.remove(path);
+            }
+        }
+        written
+    }
+}
+
+impl Sysctls {
+    fn save(&self) {
+        if let Some(journal) = &self.journal {
+            journal.save(&self.changed);
+        }
     }
 }
 

@@ -14,8 +14,9 @@
 //! **Namespaces.** The sockets belong to the network namespace of the thread that called
 //! [`Kernel::open`]; files below `/proc/sys` to that of the thread that calls. Use one namespace.
 //!
-//! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed; those changed by
-//! a process that crashed stay (forwarding on, reverse-path filters off).
+//! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed. Those that a process
+//! changed which was killed are restored by the next one if both
+//! [remember](Kernel::remember_sysctls) them in the same file.
 #![allow(unsafe_code, reason = "netlink sockets through libc")]
 
 mod apply;
@@ -28,12 +29,13 @@ mod kernel;
 mod link_state;
 mod message;
 mod observe;
+mod owner;
 mod probe;
 mod socket;
 mod sysctl;
 
 pub use change::{Change, Place, diff};
-pub use error::NetlinkError;
+pub use error::{NetlinkError, Refusal, Refusals};
 pub use gro::{Gro, GroState};
 pub use host::{HostRoute, RouteLookup};
 pub use kernel::{CLIENT_ROUTE_PROTOCOL, Kernel, ROUTE_PROTOCOL};

@@ -4,10 +4,14 @@ use std::{fs, io::Write, path::PathBuf};
 
 use crate::NetlinkError;
 
+mod journal;
+
+pub(crate) use journal::Journal;
+
 const ROOT: &str = "/proc/sys";
 
 /// A setting that this process changed.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
     pub(crate) original: String,
     pub(crate) to: String,
@@ -45,8 +49,10 @@ pub(crate) fn write(path: &str, value: &str) -> Result<(), NetlinkError> {
 /// Puts a setting back, unless somebody else has changed it or it is gone with its interface.
 pub(crate) fn restore(path: &str, changed: &Changed) {
     if read(path).as_ref() == Some(&changed.to) {
-        let _ = write(path, &changed.original)
-            .inspect_err(|error| tracing::warn!(%error, "a sysctl was not restored"));
+        match write(path, &changed.original) {
+            Ok(()) => tracing::debug!(sysctl = path, to = changed.original, "sysctl restored"),
+            Err(error) => tracing::warn!(%error, "a sysctl was not restored"),
+        }
     }
 }
 

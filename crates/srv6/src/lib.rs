@@ -13,8 +13,9 @@ pub use encap::{
 };
 pub use plan::{
     Behaviour, Decapsulation, Family, GATEWAY_RULE_PRIORITY, KernelCapabilities, KernelPlan,
-    LOCAL_RULE_PRIORITY, NEXT_HOP_NETWORK, OUTER_RULE_PRIORITY, PlanError, Route, RouteAction,
-    Rule, SLOTS_MAX, Slot, Sysctl, TABLE_BASE, TUN_MTU_BYTES, TunLink, VpcLinks, VrfLink, plan,
+    LOCAL_RULE_PRIORITY, NEXT_HOP_NETWORK, OUTER_RULE_PRIORITY, PlanError, Planned, Route,
+    RouteAction, Rule, SLOTS_MAX, Slot, Sysctl, TABLE_BASE, TUN_MTU_BYTES, TunLink, VpcLinks,
+    VrfLink, decapsulation, plan,
 };
 pub use usid::{
     ARGUMENT_MAX, BLOCK_BITS, FUNCTION_END_DT2, FUNCTION_END_DT46, NODE_MAX, Usid, UsidError,

@@ -77,6 +77,24 @@ const BLACKHOLE_METRIC: u32 = u32::MAX - 1;
 pub struct Slot(pub u16);
 
 impl Slot {
+    /// The slot that a table belongs to; `None` for a table of somebody else.
+    pub fn of_table(table: u32) -> Option<Self> {
+        let place = table.checked_sub(TABLE_BASE)? / 2;
+        u16::try_from(place)
+            .ok()
+            .map(Self)
+            .filter(|slot| slot.0 < SLOTS_MAX)
+    }
+
+    /// The slot that an End.DX4 next hop stands for.
+    pub fn of_next_hop(next_hop: Ipv4Addr) -> Option<Self> {
+        if !NEXT_HOP_NETWORK.contains(&next_hop) {
+            return None;
+        }
+        let place = next_hop.to_bits() - NEXT_HOP_NETWORK.network().to_bits();
+        u16::try_from(place).ok().map(Self)
+    }
+
     /// The table for packets from the TUN.
     pub fn egress_table(self) -> u32 {
         TABLE_BASE + 2 * u32::from(self.0)
@@ -115,25 +133,30 @@ pub struct VpcLinks<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// IPv6 is off.
-    #[error("the kernel has no IPv6: enable it (ipv6.disable=0, net.ipv6.conf.all.disable_ipv6=0)")]
+    #[error(
+        "IPv6 is off in this network namespace: turn it on (`sysctl -w \
+         net.ipv6.conf.all.disable_ipv6=0`); a kernel that was booted with ipv6.disable=1 must be \
+         booted without it"
+    )]
     NoIpv6,
     /// No reduced encapsulation.
     #[error(
-        "the kernel cannot encapsulate without a segment routing header (encap.red, Linux 6.0 with \
-         CONFIG_IPV6_SEG6_LWTUNNEL): use a newer kernel or bridge mode Userspace"
+        "the kernel cannot encapsulate without a segment routing header (encap.red): boot Linux 6.0 \
+         or newer with CONFIG_IPV6_SEG6_LWTUNNEL=y (`grep SEG6 /boot/config-$(uname -r)` shows it)"
     )]
     NoEncapRed,
     /// Neither End.DT46 nor End.DT6 with End.DX4.
     #[error(
         "the kernel has neither End.DT46 (Linux 5.14 with CONFIG_NET_VRF) nor End.DT6 and End.DX4 \
-         (CONFIG_IPV6_SEG6_LWTUNNEL): use another kernel or bridge mode Userspace"
+         (CONFIG_IPV6_SEG6_LWTUNNEL): load the module (`modprobe vrf`), or boot a kernel that has \
+         them (`grep -E 'SEG6|NET_VRF' /boot/config-$(uname -r)` shows it)"
     )]
     NoDecapsulation,
     /// One SID, two families, no VRF.
     #[error(
         "{vpc} uses IPv4, and this kernel has no VRF, where one SID serves both families \
-         (End.DT46): give the fabric a second local SID for IPv4, or use a kernel with \
-         CONFIG_NET_VRF"
+         (End.DT46): load it (`modprobe vrf`) and start the gateway again, or give the fabric a \
+         second local SID for IPv4 (spec.fabric.static.localSIDIPv4)"
     )]
     NoIpv4Sid {
         /// The VPC.
@@ -184,20 +207,43 @@ pub enum PlanError {
     },
 }
 
-/// Computes the kernel state for all VPCs of one network namespace. The result does not depend on
-/// their order.
+/// What [`plan`] made of the VPCs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The state of all that go together.
+    pub state: KernelPlan,
+    /// Ingress points that the state has nothing of, and why: the others do not wait for them.
+    pub left_out: BTreeMap<ObjectName, PlanError>,
+}
+
+/// Computes the kernel state for the VPCs of one network namespace. The result does not depend on
+/// their order: of two that exclude each other the first by name stays.
 ///
 /// # Errors
-/// [`PlanError`] when the kernel cannot do it or the VPCs exclude each other.
-pub fn plan(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities) -> Result<KernelPlan, PlanError> {
-    let mut plan = KernelPlan::empty(decapsulation(kernel)?);
-    check_exclusive(vpcs)?;
-    for vpc in vpcs {
-        plan_vpc(&mut plan, vpc)?;
+/// [`PlanError`] when the kernel can do it for no VPC at all.
+pub fn plan(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities) -> Result<Planned, PlanError> {
+    let mut state = KernelPlan::empty(decapsulation(kernel)?);
+    let mut left_out = BTreeMap::new();
+    let mut by_name: Vec<&VpcLinks<'_>> = vpcs.iter().collect();
+    by_name.sort_by_key(|vpc| &vpc.snapshot.ingress_point);
+    let mut taken = Taken::default();
+    for vpc in by_name {
+        // Whole or not at all: part of a VPC would lead its packets astray.
+        let mut alone = KernelPlan::empty(state.decapsulation);
+        let planned = taken.check(vpc).and_then(|()| plan_vpc(&mut alone, vpc));
+        match planned {
+            Ok(()) => {
+                taken.take(vpc);
+                state.merge(alone);
+            }
+            Err(error) => {
+                left_out.insert(vpc.snapshot.ingress_point.clone(), error);
+            }
+        }
     }
-    if !vpcs.is_empty() {
+    if !state.tuns.is_empty() {
         for family in Family::BOTH {
-            plan.rules.insert(Rule {
+            state.rules.insert(Rule {
                 family,
                 priority: LOCAL_RULE_PRIORITY,
                 from: None,
@@ -206,10 +252,14 @@ pub fn plan(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities) -> Result<Kernel
             });
         }
     }
-    Ok(plan)
+    Ok(Planned { state, left_out })
 }
 
-fn decapsulation(kernel: &KernelCapabilities) -> Result<Decapsulation, PlanError> {
+/// How packets leave SRv6 on this kernel.
+///
+/// # Errors
+/// [`PlanError`] when it cannot carry any VPC, with the command that mends it.
+pub fn decapsulation(kernel: &KernelCapabilities) -> Result<Decapsulation, PlanError> {
     if !kernel.ipv6 {
         return Err(PlanError::NoIpv6);
     }
@@ -225,13 +275,21 @@ fn decapsulation(kernel: &KernelCapabilities) -> Result<Decapsulation, PlanError
     Err(PlanError::NoDecapsulation)
 }
 
-/// What two VPCs of one namespace cannot both have.
-fn check_exclusive(vpcs: &[VpcLinks<'_>]) -> Result<(), PlanError> {
-    let mut sids = BTreeMap::new();
-    let (mut slots, mut tuns) = (BTreeSet::new(), BTreeSet::new());
-    for vpc in vpcs {
+/// What only one VPC of a namespace can have, and who has it.
+#[derive(Default)]
+struct Taken<'a> {
+    sids: BTreeMap<Sid, &'a ObjectName>,
+    slots: BTreeSet<Slot>,
+    tuns: BTreeSet<&'a str>,
+    /// The outer source address of all, and who came with it.
+    source: Option<(Ipv6Addr, &'a ObjectName)>,
+}
+
+impl<'a> Taken<'a> {
+    fn check(&self, vpc: &VpcLinks<'_>) -> Result<(), PlanError> {
         let name = &vpc.snapshot.ingress_point;
-        if vpc.slot.0 >= SLOTS_MAX || !slots.insert(vpc.slot) || !tuns.insert(vpc.tun) {
+        let out_of_range = vpc.slot.0 >= SLOTS_MAX;
+        if out_of_range || self.slots.contains(&vpc.slot) || self.tuns.contains(vpc.tun) {
             return Err(PlanError::Slot {
                 ingress_point: name.clone(),
                 slot: vpc.slot.0,
@@ -239,27 +297,42 @@ fn check_exclusive(vpcs: &[VpcLinks<'_>]) -> Result<(), PlanError> {
             });
         }
         let fabric = fabric(vpc.snapshot);
-        for sid in std::iter::once(fabric.local_sid).chain(fabric.local_sid_ipv4) {
-            if let Some(first) = sids.insert(sid, name) {
-                let (first, second) = (first.clone(), name.clone());
+        for sid in local_sids(fabric) {
+            if let Some(first) = self.sids.get(&sid) {
+                let (first, second) = ((*first).clone(), name.clone());
                 return Err(PlanError::DuplicateSid { sid, first, second });
             }
         }
-        let first = vpcs[0].snapshot;
-        let (first_source, second_source) =
-            (self::fabric(first).source_address, fabric.source_address);
-        if first_source != second_source {
-            let first = Box::new(first.ingress_point.clone());
-            let second = Box::new(name.clone());
-            return Err(PlanError::TunnelSource {
-                first,
-                first_source,
-                second,
-                second_source,
-            });
+        if fabric.local_sid_ipv4 == Some(fabric.local_sid) {
+            let (first, second) = (name.clone(), name.clone());
+            let sid = fabric.local_sid;
+            return Err(PlanError::DuplicateSid { sid, first, second });
+        }
+        match self.source {
+            Some((first_source, first)) if first_source != fabric.source_address => {
+                Err(PlanError::TunnelSource {
+                    first: Box::new(first.clone()),
+                    first_source,
+                    second: Box::new(name.clone()),
+                    second_source: fabric.source_address,
+                })
+            }
+            _ => Ok(()),
         }
     }
-    Ok(())
+
+    fn take(&mut self, vpc: &VpcLinks<'a>) {
+        let name = &vpc.snapshot.ingress_point;
+        let fabric = fabric(vpc.snapshot);
+        self.slots.insert(vpc.slot);
+        self.tuns.insert(vpc.tun);
+        self.sids.extend(local_sids(fabric).map(|sid| (sid, name)));
+        self.source.get_or_insert((fabric.source_address, name));
+    }
+}
+
+fn local_sids(fabric: &StaticFabric) -> impl Iterator<Item = Sid> {
+    std::iter::once(fabric.local_sid).chain(fabric.local_sid_ipv4)
 }
 
 fn plan_vpc(plan: &mut KernelPlan, vpc: &VpcLinks<'_>) -> Result<(), PlanError> {
@@ -268,6 +341,7 @@ fn plan_vpc(plan: &mut KernelPlan, vpc: &VpcLinks<'_>) -> Result<(), PlanError> 
     plan.tuns.insert(TunLink {
         name: vpc.tun.to_owned(),
         mtu_bytes: TUN_MTU_BYTES,
+        slot: vpc.slot,
     });
     plan_egress(plan, vpc, fabric)?;
     plan_ingress(plan, vpc);
@@ -357,7 +431,7 @@ fn plan_sids(
         Decapsulation::EndDt46 => {
             let vrf = vpc.slot.vrf_name();
             // A second SID is for kernels without VRF; the fabric may use it all the same.
-            for sid in std::iter::once(fabric.local_sid).chain(fabric.local_sid_ipv4) {
+            for sid in local_sids(fabric) {
                 plan.routes
                     .insert(local(sid, Behaviour::EndDt46 { vrf_table: table }, &vrf));
             }

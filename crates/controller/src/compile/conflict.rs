@@ -22,6 +22,7 @@ pub(super) fn ingress_points(
     }
     sids(ours, theirs, report);
     if options.shared_host {
+        source_address(ours, theirs, report);
         listeners(ours, spec, theirs, report);
     }
 }
@@ -91,6 +92,26 @@ fn sids(ours: &Snapshot, theirs: &Snapshot, report: &mut Report<'_>) {
             return;
         }
     }
+}
+
+/// The kernel has one outer source address for a network namespace, not one for a route.
+fn source_address(ours: &Snapshot, theirs: &Snapshot, report: &mut Report<'_>) {
+    let (Fabric::Static(fabric), Fabric::Static(other)) = (&ours.fabric, &theirs.fabric);
+    if fabric.source_address == other.source_address {
+        return;
+    }
+    let message = format_args!(
+        "{} is not the outer source address of VPCIngressPoint {}, which has precedence with {}; a \
+         host has one for all",
+        fabric.source_address, theirs.ingress_point, other.source_address
+    );
+    let hint = "give both the same, or run them on different hosts";
+    report.error(
+        "spec.fabric.static.sourceAddress",
+        Reason::Conflicted,
+        message,
+        hint,
+    );
 }
 
 fn listeners(

@@ -107,7 +107,9 @@ impl AddressBook {
             for (address, holder) in &vpc.holders {
                 let (bound, remaining_ms) = match holder.state {
                     // Its session ends with the process: it is absent from then on.
-                    Held::Present | Held::Fixed => (true, vpc.absence_ms(&holder.owner)),
+                    Held::Present | Held::Suspended | Held::Fixed => {
+                        (true, vpc.absence_ms(&holder.owner))
+                    }
                     Held::Absent { until_ms } => (true, until_ms.saturating_sub(now.mono_ms)),
                     Held::Resting { until_ms } => (false, until_ms.saturating_sub(now.mono_ms)),
                 };
@@ -202,6 +204,25 @@ impl AddressBook {
             }
         }
         self.version += 1;
+    }
+
+    /// Says whether `owner`, which has no session, is suspended: then nobody takes its addresses back,
+    /// however long it stays away. Without an effect on an owner that has a session.
+    pub fn set_suspended(&mut self, now: Now, vpc: &ObjectName, owner: &Owner, suspended: bool) {
+        let Some(book) = self.vpcs.get_mut(vpc) else {
+            return;
+        };
+        let until_ms = now.mono_ms.saturating_add(book.absence_ms(owner));
+        for address in book.addresses(owner) {
+            let state = book.holders.get(&address).map(|holder| holder.state);
+            let next = match (state, suspended) {
+                (Some(Held::Absent { .. }), true) => Held::Suspended,
+                (Some(Held::Suspended), false) => Held::Absent { until_ms },
+                _ => continue,
+            };
+            book.set_state(address, next);
+            self.version += 1;
+        }
     }
 
     /// Frees what `owner` has; it rests.

@@ -41,6 +41,8 @@ pub(super) enum Held {
     Present,
     /// The owner has none; from then on the address may be taken back.
     Absent { until_ms: u64 },
+    /// The owner is suspended and has none: never taken back, for it may not come and ask.
+    Suspended,
     /// Fixed by a manifest: never taken back.
     Fixed,
     /// Freed; nobody but its former owner may have it until then.
@@ -212,7 +214,9 @@ impl VpcBook {
         let state = match holder.state {
             _ if fixed => Held::Fixed,
             Held::Present => return,
-            Held::Absent { .. } | Held::Fixed | Held::Resting { .. } => Held::Absent { until_ms },
+            Held::Absent { .. } | Held::Suspended | Held::Fixed | Held::Resting { .. } => {
+                Held::Absent { until_ms }
+            }
         };
         self.set_state(address, state);
     }
@@ -283,7 +287,7 @@ impl VpcBook {
         let (queue, until_ms) = match state {
             Held::Absent { until_ms } => (&mut self.absent, until_ms),
             Held::Resting { until_ms } => (&mut self.resting, until_ms),
-            Held::Present | Held::Fixed => return,
+            Held::Present | Held::Suspended | Held::Fixed => return,
         };
         if insert {
             queue.insert((until_ms, address));
@@ -339,7 +343,9 @@ impl VpcBook {
         for (_, holder) in inside.filter(|(address, _)| pool.is_usable(**address)) {
             match holder.state {
                 Held::Resting { .. } => resting += 1,
-                Held::Present | Held::Absent { .. } | Held::Fixed => allocated += 1,
+                Held::Present | Held::Absent { .. } | Held::Suspended | Held::Fixed => {
+                    allocated += 1;
+                }
             }
         }
         let total = pool

@@ -208,6 +208,20 @@ impl Registry {
                 self.book.free(now, &snapshot.vpc, &owner);
             }
         }
+        self.mark_suspended(now, snapshot);
+    }
+
+    /// A suspended attachment's addresses stay its own: it may not come to keep them.
+    fn mark_suspended(&mut self, now: Now, snapshot: &Snapshot) {
+        let Some(point) = self.points.get(&snapshot.ingress_point) else {
+            return;
+        };
+        for attachment in &snapshot.attachments {
+            let owner = point.owner(attachment);
+            let suspended = attachment.suspended;
+            self.book
+                .set_suspended(now, &snapshot.vpc, &owner, suspended);
+        }
     }
 
     /// The identifiers of the attachments of `snapshot`, and how many of them are new. An

@@ -294,6 +294,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// What must hold after every step.
 fn check(registry: &Registry) -> Result<(), TestCaseError> {
     let sessions: Vec<_> = registry.sessions().map(|info| info.grant).collect();
+    let point = name("vpc-gateway");
+    prop_assert_eq!(registry.session_count_of(&point), sessions.len());
     for one in &sessions {
         prop_assert!(!one.addresses.is_empty());
         let of_attachment: Vec<_> = sessions

@@ -19,8 +19,10 @@ impl Control {
             waiting.push(self.ask(shard, sessions));
         }
         let mut reports = Vec::new();
+        // One end for all: shards that are stuck together are waited for once.
+        let end = tokio::time::Instant::now() + REPORT_TIMEOUT;
         for answer in waiting {
-            if let Ok(Ok(report)) = tokio::time::timeout(REPORT_TIMEOUT, answer).await {
+            if let Ok(Ok(report)) = tokio::time::timeout_at(end, answer).await {
                 reports.push(report);
             }
         }
@@ -51,6 +53,8 @@ impl Control {
     /// # Errors
     /// [`MetricsError`] when a metric has no text form.
     pub(crate) async fn metrics_text(&self) -> Result<String, MetricsError> {
+        // One at a time: however many scrape, packet threads are asked by one of them.
+        let _turn = self.scrape.lock().await;
         let reports = self.reports(false).await;
         self.metrics.text(
             &reports,
@@ -90,10 +94,7 @@ impl Control {
                     .cloned()
                     .unwrap_or_default(),
                 attachments: snapshot.attachments.len(),
-                sessions: registry
-                    .sessions()
-                    .filter(|s| s.grant.ingress_point == snapshot.ingress_point)
-                    .count(),
+                sessions: registry.session_count_of(&snapshot.ingress_point),
                 pools: registry
                     .pools(&snapshot.ingress_point)
                     .into_iter()

@@ -77,7 +77,7 @@ impl Shard {
                         reply: &mut self.scratch.reply,
                         whole: &mut self.scratch.whole,
                     };
-                    if let Some(answer) = inward.packet(tunnel, &packet, now) {
+                    if let Some(answer) = inward.packet(tunnel, &packet, now, &mut self.figures) {
                         send_packet(port, key, answer, &mut self.figures);
                     }
                 } else {
@@ -107,7 +107,7 @@ impl Shard {
             reply: &mut self.scratch.reply,
             whole: &mut self.scratch.whole,
         };
-        if let Some(answer) = inward.packet(tunnel, packet, now)
+        if let Some(answer) = inward.packet(tunnel, packet, now, &mut self.figures)
             && let Some(port) = self.ports.iter_mut().find(|p| p.number() == key.port)
         {
             send_packet(port, key, answer, &mut self.figures);
@@ -255,8 +255,17 @@ struct Inward<'a> {
 
 impl Inward<'_> {
     /// Judges a packet and collects it for its VPC; gives what the client is answered.
-    fn packet(&mut self, tunnel: &Tunnel, packet: &[u8], now: Now) -> Option<&[u8]> {
-        let vpc = self.vpcs.get_mut(&tunnel.grant.index)?;
+    fn packet(
+        &mut self,
+        tunnel: &Tunnel,
+        packet: &[u8],
+        now: Now,
+        figures: &mut ShardFigures,
+    ) -> Option<&[u8]> {
+        let Some(vpc) = self.vpcs.get_mut(&tunnel.grant.index) else {
+            figures.tun_missing += 1;
+            return None;
+        };
         let staged = vpc.writer.stage(&vpc.queue, packet)?;
         match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
             ClientVerdict::Forward {

@@ -26,6 +26,8 @@ pub(crate) struct ShardFigures {
     pub(crate) tun_bad_packets: u64,
     /// Packets that the TUN device did not take.
     pub(crate) tun_refused: u64,
+    /// Packets of clients whose VPC has no TUN device here.
+    pub(crate) tun_missing: u64,
     /// Packets given to other shards.
     pub(crate) handovers: u64,
     /// Packets for other shards that were lost: their ring was full, or the session had moved.
@@ -84,7 +86,7 @@ impl ShardFigures {
 
 impl ShardFigures {
     /// The counters that belong to no VPC, with their label.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 19] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 22] {
         [
             (
                 "datagram_unclaimed",
@@ -98,6 +100,7 @@ impl ShardFigures {
             ("client_gone", self.unsendable),
             ("tun_bad_packet", self.tun_bad_packets),
             ("tun_refused", self.tun_refused),
+            ("tun_missing", self.tun_missing),
             ("handover_lost", self.handovers_lost),
             ("udp_receive_error", self.receive_errors),
             ("udp_send_error", self.send_errors),

@@ -150,6 +150,39 @@ fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
     queues.remove(0)
 }
 
+/// The last queue takes its device with it, which takes the kernel a while.
+#[test]
+fn a_queue_is_closed_by_another_thread() {
+    if let Err(skip) = Lab::available() {
+        return println!("{skip}");
+    }
+    let mut lab = Lab::new();
+    let host = lab.host("vpc");
+    let config = TunConfig {
+        name: "tun0".to_owned(),
+        queues: 1,
+        offload: true,
+    };
+    let (_, mut queues) = host.enter(|| TunDevice::open(&config)).unwrap();
+    let Bench { mut shard, .. } = Bench::new();
+    shard.open_vpc(VpcIndex(0), queues.remove(0), false);
+    let closing = Arc::new(());
+    let close = Command::CloseVpc {
+        vpc: VpcIndex(0),
+        closing: Arc::clone(&closing),
+    };
+    let at = Instant::now();
+    let now = shard.now(at);
+    shard.obey(close, at, now);
+    assert!(shard.vpcs.is_empty());
+    let links = || host.ip(&["-o", "link", "show"]);
+    assert!(links().contains("tun0"), "not on this thread");
+    assert_eq!(Arc::strong_count(&closing), 2, "its name is not free");
+    shard.control.drop_closed();
+    assert!(!links().contains("tun0"), "{}", links());
+    assert_eq!(Arc::strong_count(&closing), 1);
+}
+
 /// The client of a session on another shard may have sent a packet, and its answer may be here, in
 /// the same turn in which this shard is told of the session.
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use masque_controller::Snapshot;
-use masque_gateway_core::{Changes, VpcIndex};
+use masque_gateway_core::{Tables, VpcIndex};
 use masque_model::ObjectName;
 use masque_netlink::LinkState;
 use masque_srv6::Slot;
@@ -39,7 +39,8 @@ impl VpcDevice {
 #[derive(Debug)]
 pub(super) struct Closing {
     slot: Slot,
-    /// Held by the commands that the threads have yet to obey.
+    /// Held by the commands that the threads have yet to obey, and by the queues that this thread
+    /// has yet to close.
     threads: Weak<()>,
 }
 
@@ -50,14 +51,13 @@ impl Closing {
 }
 
 impl Supervisor {
-    /// A TUN device for every new VPC, a queue for every shard.
-    pub(super) fn open_devices(
-        &mut self,
-        changes: &Changes,
-        first: bool,
-        trouble: &mut Vec<String>,
-    ) -> Result<(), Fatal> {
-        for table in changes.tables.vpcs() {
+    /// A TUN device for every VPC that has none, a queue for every shard. Which cannot be opened is
+    /// said in the trouble.
+    pub(super) fn open_devices(&mut self, tables: &Tables, first: bool) -> Result<(), Fatal> {
+        self.trouble
+            .devices
+            .retain(|name, _| self.vpcs.contains_key(name));
+        for table in tables.vpcs() {
             let name = table.ingress_point();
             if self
                 .vpcs
@@ -76,14 +76,17 @@ impl Supervisor {
                     self.vpcs.insert(name.clone(), device);
                 }
                 Err(error) if first => return Err(Fatal::Permission(error.to_string())),
-                Err(error) => trouble.push(format!("VPCIngressPoint {name}: {error}")),
+                Err(error) => {
+                    let sentence = format!("it has no TUN device: {error}");
+                    self.trouble.devices.insert(name.clone(), sentence);
+                }
             }
         }
         Ok(())
     }
 
     fn open_device(&mut self, vpc: VpcIndex) -> Result<VpcDevice, TunError> {
-        self.closing.retain(Closing::goes_on);
+        self.close_queues();
         let taken = self.vpcs.values().map(|vpc| vpc.slot);
         let slot = free_slot(taken.chain(self.closing.iter().map(|closing| closing.slot)));
         self.open_in_slot(vpc, slot)
@@ -116,9 +119,17 @@ impl Supervisor {
         })
     }
 
+    /// Closes the queues that packet threads have given back: the last one takes its device with it,
+    /// and the kernel may take milliseconds over that, which no packet is to wait for.
+    pub(crate) fn close_queues(&mut self) {
+        self.control.drop_closed();
+        self.closing.retain(Closing::goes_on);
+    }
+
     /// Opens the devices again that somebody has deleted (or renamed, or moved away). Their routes are
     /// gone with them: settle the kernel's state next.
     pub(super) fn reopen_devices(&mut self) {
+        self.trouble.devices.clear();
         let lost: Vec<ObjectName> = self
             .vpcs
             .iter()
@@ -136,12 +147,13 @@ impl Supervisor {
                         "the TUN device was gone and is open again; who deletes it?"
                     );
                     self.control.device_reopened();
+                    self.trouble.devices.remove(&name);
                     self.vpcs.insert(name, opened);
                 }
-                Err(error) => tracing::error!(
-                    ingress_point = %name, device = device.name, %error,
-                    "the TUN device is gone and cannot be opened again; the next try follows"
-                ),
+                Err(error) => {
+                    let sentence = format!("its TUN device {} is gone: {error}", device.name);
+                    self.trouble.devices.insert(name, sentence);
+                }
             }
         }
     }
@@ -183,6 +195,7 @@ impl Supervisor {
     /// Closes the queues of an ingress point's device, if it has one; the device vanishes with them.
     fn close_device(&mut self, name: &ObjectName) {
         if let Some(device) = self.vpcs.remove(name) {
+            self.trouble.devices.remove(name);
             tracing::info!(ingress_point = %name, device = device.name, "TUN device closed");
             let closing = Arc::new(());
             self.closing.push(Closing {

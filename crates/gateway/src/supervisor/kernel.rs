@@ -1,9 +1,11 @@
 //! The kernel's half: rules, tables, routes and SIDs.
 
+use std::collections::BTreeMap;
+
 use masque_controller::Snapshot;
-use masque_model::Fabric;
-use masque_netlink::{Change, NetlinkError, diff};
-use masque_srv6::{Decapsulation, VpcLinks, plan};
+use masque_model::{Fabric, ObjectName};
+use masque_netlink::{Change, NetlinkError, Refusal, Refusals, diff};
+use masque_srv6::{Decapsulation, KernelPlan, VpcLinks, decapsulation, plan};
 
 use super::{Supervisor, netlink_fatal};
 use crate::exit::Fatal;
@@ -13,45 +15,54 @@ const OUTER_HEADER_BYTES: usize = 40;
 /// The MTU of an underlay that does not tell.
 const UNDERLAY_MTU_BYTES: usize = 1500;
 
+/// What of the kernel's state is not there, although the rest is.
+#[derive(Debug, Default)]
+struct Missing {
+    /// Of one ingress point.
+    points: BTreeMap<ObjectName, String>,
+    /// Of all.
+    all: Option<Fatal>,
+}
+
 impl Supervisor {
-    /// Brings the kernel's state about, or says in the status why not.
+    /// Brings the kernel's state about, or says in the trouble why not, and of which ingress point.
+    ///
+    /// # Errors
+    /// [`Fatal`] only the first time, when no ingress point is left.
     pub(super) fn settle_kernel(
         &mut self,
         snapshots: &[Snapshot],
         first: bool,
     ) -> Result<(), Fatal> {
-        let applied = self.apply_kernel(snapshots);
+        let missing = self
+            .apply_kernel(snapshots)
+            .unwrap_or_else(|fatal| Missing {
+                all: Some(fatal),
+                ..Missing::default()
+            });
         self.note_links();
         self.offload.settle(&self.kernel);
-        match applied {
-            Ok(decapsulation) => {
-                self.decapsulation = decapsulation;
-                self.control.kernel_state(None);
+        let none_is_left = snapshots
+            .iter()
+            .all(|snapshot| missing.points.contains_key(&snapshot.ingress_point));
+        match (missing.all, missing.points.first_key_value()) {
+            (Some(fatal), _) if first => return Err(fatal),
+            (_, Some((name, sentence))) if first && none_is_left => {
+                return Err(Fatal::Kernel(format!("VPCIngressPoint {name}: {sentence}")));
             }
-            Err(fatal) if first => return Err(fatal),
-            Err(fatal) => {
-                tracing::error!(%fatal, "the kernel's routes are not what the manifests say");
-                self.control.kernel_state(Some(fatal.to_string()));
-            }
+            (all, _) => self.trouble.kernel = all.map(|fatal| fatal.to_string()),
         }
+        self.trouble.points = missing.points;
         Ok(())
     }
 
-    /// Puts back what somebody else took away: devices, and the kernel's state.
-    pub(crate) fn repair(&mut self) {
-        self.reopen_devices();
-        let snapshots = std::mem::take(&mut self.snapshots);
-        // Not the first time: what fails is told in the status.
-        let _told_in_the_status = self.settle_kernel(&snapshots, false);
-        self.snapshots = snapshots;
-    }
-
     /// Rules, tables, routes and SIDs: observe, compare, change.
-    fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<&'static str, Fatal> {
+    fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<Missing, Fatal> {
         // Without any VPC there is no fabric to look for: everything goes.
         let underlay = if snapshots.is_empty() {
             String::new()
         } else {
+            self.check_capabilities()?;
             self.find_underlay(snapshots)?
         };
         self.underlay.clone_from(&underlay);
@@ -68,27 +79,71 @@ impl Supervisor {
                 })
             })
             .collect();
-        let plan = plan(&links, &self.capabilities).map_err(|e| Fatal::Kernel(e.to_string()))?;
-        let observed = self.kernel.observe(&plan).map_err(|e| netlink_fatal(&e))?;
-        let changes = diff(&observed, &plan);
+        let planned = plan(&links, &self.capabilities).map_err(|e| Fatal::Kernel(e.to_string()))?;
+        let observed = self
+            .kernel
+            .observe(&planned.state)
+            .map_err(|e| netlink_fatal(&e))?;
+        let changes = diff(&observed, &planned.state);
         if !changes.is_empty() {
             tracing::info!(changes = changes.len(), underlay, "kernel state");
         }
         let (source, others): (Vec<_>, Vec<_>) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::SetTunnelSource(_)));
-        self.set_tunnel_source(&source)?;
-        self.kernel.apply(&others).map_err(|e| netlink_fatal(&e))?;
-        Ok(match plan.decapsulation {
+        self.set_tunnel_source(&source, &planned.state)?;
+        let refused = self.kernel.apply(&others, &planned.state).err();
+        let left_out = planned.left_out.into_iter();
+        let mut missing = Missing {
+            points: left_out.map(|(name, e)| (name, e.to_string())).collect(),
+            all: None,
+        };
+        for refusal in refused.iter().flat_map(Refusals::iter) {
+            self.note_refusal(refusal, &mut missing);
+        }
+        self.decapsulation = match planned.state.decapsulation {
             Decapsulation::EndDt46 => "End.DT46",
             Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
-        })
+        };
+        Ok(missing)
+    }
+
+    /// The first refusal of each counts: what follows may come of it.
+    fn note_refusal(&self, refusal: &Refusal, missing: &mut Missing) {
+        let owner = self
+            .vpcs
+            .iter()
+            .find(|(_, device)| Some(device.slot) == refusal.slot);
+        match owner {
+            Some((name, _)) => {
+                let sentence = || refusal.error.to_string();
+                let known = missing.points.entry(name.clone());
+                known.or_insert_with(sentence);
+            }
+            None => {
+                let fatal = || netlink_fatal(&refusal.error);
+                missing.all.get_or_insert_with(fatal);
+            }
+        }
+    }
+
+    /// Before anything is looked for: without IPv6 there is no route to any SID either, and adding one
+    /// would not help. A kernel that could not do it may be able by now.
+    fn check_capabilities(&mut self) -> Result<(), Fatal> {
+        if decapsulation(&self.capabilities).is_ok() {
+            return Ok(());
+        }
+        self.capabilities = self.kernel.probe().map_err(|e| netlink_fatal(&e))?;
+        decapsulation(&self.capabilities)
+            .map(drop)
+            .map_err(|error| Fatal::Kernel(error.to_string()))
     }
 
     /// The outer source address. A kernel refuses to set it in a user namespace, whatever the
     /// capabilities; it then takes the underlay's address, which is right if the manifest says so.
-    fn set_tunnel_source(&self, changes: &[Change]) -> Result<(), Fatal> {
-        match self.kernel.apply(changes) {
+    fn set_tunnel_source(&self, changes: &[Change], plan: &KernelPlan) -> Result<(), Fatal> {
+        let applied = self.kernel.apply(changes, plan);
+        match applied.map_err(Refusals::into_first) {
             Err(NetlinkError::NotPermitted { .. }) => {
                 tracing::warn!(
                     "the kernel does not let this user namespace set the outer source address: \

@@ -29,18 +29,18 @@ impl Supervisor {
         let name = &wanted.ingress_point;
         let running = self.snapshots.iter().find(|s| s.ingress_point == *name);
         if running.is_none_or(|running| running.version != wanted.version) {
-            return Err(self.trouble(
+            return Err(self.told_of(
                 |line| line.contains("what ran before goes on"),
                 || format!("VPCIngressPoint {name}: the Snapshot is refused"),
             ));
         }
         if !self.vpcs.contains_key(name) {
-            return Err(self.trouble(
+            return Err(self.told_of(
                 |line| line.starts_with("VPCIngressPoint"),
                 || format!("VPCIngressPoint {name}: it has no TUN device"),
             ));
         }
-        if let Some(problem) = self.control.kernel_problem() {
+        if let Some(problem) = self.trouble.of_kernel(name) {
             return Err(problem);
         }
         self.listeners(wanted)
@@ -59,13 +59,13 @@ impl Supervisor {
                 let secret = ObjectName::new(&*wanted.ingress_point.namespace, certificate);
                 if !self.certificates.contains_key(&secret) {
                     let of_it = |line: &str| line.contains(&format!("listener {name}: "));
-                    return Err(self.trouble(of_it, || {
+                    return Err(self.told_of(of_it, || {
                         format!("listener {name}: the certificate {certificate} cannot be used")
                     }));
                 }
             }
             if !self.ports.contains_key(&port) {
-                return Err(self.trouble(
+                return Err(self.told_of(
                     |line| line.contains(&format!("port {port}")),
                     || format!("listener {name}: UDP port {port} is not open"),
                 ));
@@ -75,7 +75,7 @@ impl Supervisor {
     }
 
     /// The first of the problems that fits, or what is said without one.
-    fn trouble(&self, fits: impl Fn(&str) -> bool, without: impl FnOnce() -> String) -> String {
+    fn told_of(&self, fits: impl Fn(&str) -> bool, without: impl FnOnce() -> String) -> String {
         let told = self.told.iter().find(|line| fits(line));
         told.cloned().unwrap_or_else(without)
     }

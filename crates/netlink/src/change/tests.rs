@@ -50,6 +50,7 @@ fn plan() -> KernelPlan {
     plan.tuns.insert(TunLink {
         name: "mq0".into(),
         mtu_bytes: 65_535,
+        slot: Slot(0),
     });
     plan.rules
         .insert(rule(910, Some("mq0"), Slot(0).egress_table()));

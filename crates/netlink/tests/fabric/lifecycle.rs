@@ -2,7 +2,7 @@
 
 use masque_model::{Fabric, FabricRoute};
 use masque_netlink::{Change, Kernel, NetlinkError, ROUTE_PROTOCOL, diff};
-use masque_srv6::{Decapsulation, KernelPlan};
+use masque_srv6::{Decapsulation, KernelPlan, Slot};
 use masque_testkit::{Lab, Netns};
 
 use crate::topology::{Gateway, Topology, VPC_A, VPC_B, VPCS, once_free, snapshot};
@@ -102,7 +102,7 @@ fn an_edit_of_one_vpc_leaves_the_other_alone() {
     };
     let gateway = Gateway::start(&topology.gateway);
     gateway.apply_both();
-    let table_b = masque_srv6::Slot(VPC_B.slot).egress_table().to_string();
+    let table_b = Slot(VPC_B.slot).egress_table().to_string();
     let routes_b = || {
         topology
             .gateway
@@ -119,7 +119,7 @@ fn an_edit_of_one_vpc_leaves_the_other_alone() {
     });
     fabric.routes.remove(1);
     let changes = gateway.apply(&gateway.plan(&[edited, snapshot(&VPC_B)]));
-    let table_a = masque_srv6::Slot(VPC_A.slot).egress_table();
+    let table_a = Slot(VPC_A.slot).egress_table();
     for change in &changes {
         match change {
             Change::AddRoute(_, route) => assert_eq!(route.table, table_a),
@@ -200,7 +200,7 @@ fn the_leftovers_of_a_crash_are_repaired_or_cleared() {
         "its TUNs took some routes with them"
     );
     // Somebody tampers meanwhile: a route with our number, another SID behind one of ours.
-    let table = masque_srv6::Slot(VPC_A.slot).egress_table().to_string();
+    let table = Slot(VPC_A.slot).egress_table().to_string();
     ns.route(&format!(
         "10.66.0.0/16 via 192.0.2.15 table {table} proto {ROUTE_PROTOCOL}"
     ));
@@ -227,6 +227,40 @@ fn the_leftovers_of_a_crash_are_repaired_or_cleared() {
 }
 
 #[test]
+fn settings_of_a_killed_gateway_are_put_back_by_the_next() {
+    let Some(topology) = Topology::build() else {
+        return;
+    };
+    let ns = &topology.gateway;
+    let names = [
+        "net.ipv6.conf.all.forwarding",
+        "net.ipv4.conf.all.rp_filter",
+    ];
+    let read = || names.map(|name| ns.run("sysctl", &["-n", name]).trim().to_owned());
+    ns.sysctl(names[0], "0");
+    ns.sysctl(names[1], "2");
+    let folder = std::env::temp_dir().join(format!("masque-lifecycle-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let note = folder.join("sysctls");
+    let begin = || {
+        let gateway = Gateway::start(ns);
+        ns.enter(|| gateway.kernel.remember_sysctls(&note).unwrap());
+        gateway.apply_both();
+        gateway
+    };
+    drop(begin());
+    assert_eq!(read(), ["1", "0"], "what a kill leaves");
+    let second = begin();
+    assert_eq!(read(), ["1", "0"]);
+    // What somebody else sets meanwhile is theirs.
+    ns.sysctl(names[1], "1");
+    ns.enter(|| second.kernel.clear().unwrap());
+    assert_eq!(read(), ["0", "1"]);
+    assert!(!note.exists(), "nothing is left to put back");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn two_gateways_do_not_undo_each_other() {
     let Some(topology) = Topology::build() else {
         return;
@@ -239,7 +273,8 @@ fn two_gateways_do_not_undo_each_other() {
     let nothing = KernelPlan::empty(Decapsulation::EndDt6AndDx4);
     ns.enter(|| {
         let changes = diff(&other.observe(&nothing).unwrap(), &nothing);
-        assert!(matches!(other.apply(&changes), Err(NetlinkError::Busy)));
+        let refused = other.apply(&changes, &nothing).unwrap_err();
+        assert!(matches!(refused.into_first(), NetlinkError::Busy));
         assert!(matches!(other.clear(), Err(NetlinkError::Busy)));
     });
     assert_eq!(state(ns), before);
@@ -259,10 +294,70 @@ fn a_route_of_somebody_else_is_not_replaced() {
     let plan = gateway.plan(&[snapshot(&VPC_A)]);
     ns.enter(|| {
         let changes = diff(&gateway.kernel.observe(&plan).unwrap(), &plan);
-        let error = gateway.kernel.apply(&changes).unwrap_err();
+        let error = gateway.kernel.apply(&changes, &plan).unwrap_err();
+        let error = error.into_first();
         assert!(matches!(error, NetlinkError::Exists { .. }), "{error}");
         assert!(error.to_string().contains(VPCS[0].gateway_sid), "{error}");
     });
+}
+
+#[test]
+fn what_one_vpc_is_refused_stops_no_other_and_no_deletion() {
+    let Some(topology) = Topology::build() else {
+        return;
+    };
+    let ns = &topology.gateway;
+    let foreign = format!("{}/128", VPC_A.gateway_sid);
+    ns.route(&format!("{foreign} via 2001:db8:f:3::f metric 1024"));
+    let stale = format!("10.66.0.0/16 via 192.0.2.15 table 1297154055 proto {ROUTE_PROTOCOL}");
+    ns.route(&stale);
+    let gateway = Gateway::start(ns);
+    let plan = gateway.plan(&VPCS.map(|vpc| snapshot(&vpc)));
+    let refused = |plan: &KernelPlan| {
+        ns.enter(|| {
+            let changes = diff(&gateway.kernel.observe(plan).unwrap(), plan);
+            gateway.kernel.apply(&changes, plan)
+        })
+    };
+    let refusals = refused(&plan).unwrap_err();
+    let slots: Vec<_> = refusals.iter().map(|refusal| refusal.slot).collect();
+    assert_eq!(slots, [Some(Slot(VPC_A.slot))]);
+    assert!(!state(ns).contains("10.66.0.0/16"), "what is stale goes");
+    let observed = ns.enter(|| gateway.kernel.observe(&plan).unwrap());
+    for change in diff(&observed, &plan) {
+        let Change::AddSid(_, route) = change else {
+            panic!("left to do: {change:?}");
+        };
+        assert_eq!(route.destination.to_string(), foreign);
+    }
+    ns.ip(&["-6", "route", "del", &foreign]);
+    refused(&plan).unwrap();
+    assert_eq!(gateway.apply(&plan), [], "mended");
+}
+
+/// Additions of a VPC stop at the first that is refused: nothing leads where there is nothing.
+#[test]
+fn nothing_is_built_on_what_was_refused() {
+    let Some(topology) = Topology::build() else {
+        return;
+    };
+    let ns = &topology.gateway;
+    let gateway = Gateway::start(ns);
+    let plan = gateway.plan(&VPCS.map(|vpc| snapshot(&vpc)));
+    let table = Slot(VPC_A.slot).egress_table();
+    ns.route(&format!(
+        "blackhole default table {table} metric 4294967294"
+    ));
+    let refusals = ns.enter(|| {
+        let changes = diff(&gateway.kernel.observe(&plan).unwrap(), &plan);
+        gateway.kernel.apply(&changes, &plan).unwrap_err()
+    });
+    assert!(refusals.iter().all(|r| r.slot == Some(Slot(VPC_A.slot))));
+    let rules = ns.ip(&["-6", "rule"]);
+    assert!(!rules.contains(VPC_A.tun), "{rules}");
+    assert!(rules.contains(VPC_B.tun), "{rules}");
+    let link = ns.ip(&["-o", "link", "show", VPC_A.tun]);
+    assert!(!link.contains(",UP"), "{link}");
 }
 
 #[test]

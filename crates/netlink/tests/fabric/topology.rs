@@ -25,7 +25,7 @@ use masque_model::{
     AddressPool, AuthMethods, BridgeMode, Fabric, FabricRoute, ObjectName, SessionLimits, Snapshot,
     StaticFabric,
 };
-use masque_netlink::{Change, Kernel, NetlinkError, diff};
+use masque_netlink::{Change, Kernel, NetlinkError, Refusals, diff};
 use masque_srv6::{KernelPlan, Sid, Slot, VpcLinks, plan};
 use masque_testkit::{Capture, Lab, Netns};
 use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunError, TunQueue, Written};
@@ -243,14 +243,15 @@ impl Gateway {
                 underlay: "eth0",
             })
             .collect();
-        plan(&vpcs, &capabilities).unwrap()
+        plan(&vpcs, &capabilities).unwrap().state
     }
 
     /// Observe, diff and apply; returns what was changed.
     pub(crate) fn apply(&self, plan: &KernelPlan) -> Vec<Change> {
         self.ns.enter(|| {
             let changes = diff(&self.kernel.observe(plan).unwrap(), plan);
-            once_free(|| self.kernel.apply(&changes));
+            let applied = || self.kernel.apply(&changes, plan);
+            once_free(|| applied().map_err(Refusals::into_first));
             changes
         })
     }

@@ -9,6 +9,8 @@ use std::{
 use ipnet::IpNet;
 use masque_model::Sid;
 
+use super::Slot;
+
 /// What the running kernel can do; found out by trying.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelCapabilities {
@@ -67,6 +69,16 @@ impl KernelPlan {
             sysctls: BTreeSet::new(),
         }
     }
+
+    /// Adds the state of one more VPC, which has the same decapsulation and outer source address.
+    pub(super) fn merge(&mut self, mut other: Self) {
+        self.tunnel_source = self.tunnel_source.or(other.tunnel_source);
+        self.vrfs.append(&mut other.vrfs);
+        self.tuns.append(&mut other.tuns);
+        self.rules.append(&mut other.rules);
+        self.routes.append(&mut other.routes);
+        self.sysctls.append(&mut other.sysctls);
+    }
 }
 
 /// A VRF interface.
@@ -85,6 +97,8 @@ pub struct TunLink {
     pub name: String,
     /// Its MTU.
     pub mtu_bytes: u32,
+    /// The place of its VPC.
+    pub slot: Slot,
 }
 
 /// An address family.

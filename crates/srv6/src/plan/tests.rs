@@ -83,6 +83,29 @@ fn vpc<'a>(snapshot: &'a Snapshot, slot: u16, tun: &'a str) -> VpcLinks<'a> {
     }
 }
 
+/// The state of VPCs that all go together.
+fn state(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities) -> KernelPlan {
+    let planned = plan(vpcs, kernel).unwrap();
+    assert_eq!(planned.left_out, BTreeMap::new());
+    planned.state
+}
+
+/// Why one VPC is left out.
+fn left_out(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities, name: &str) -> PlanError {
+    let mut planned = plan(vpcs, kernel).unwrap();
+    let name = ObjectName::new("default", name);
+    let error = planned.left_out.remove(&name).unwrap();
+    assert_eq!(planned.left_out, BTreeMap::new(), "and no other");
+    // The others are as if it were not there.
+    let others: Vec<_> = vpcs
+        .iter()
+        .filter(|vpc| vpc.snapshot.ingress_point != name)
+        .copied()
+        .collect();
+    assert_eq!(planned.state, state(&others, kernel));
+    error
+}
+
 fn actions<'a>(plan: &'a KernelPlan, table: u32, destination: &str) -> Vec<&'a RouteAction> {
     let destination: IpNet = destination.parse().unwrap();
     let wanted = |r: &&Route| r.table == table && r.destination == destination;
@@ -96,7 +119,7 @@ fn actions<'a>(plan: &'a KernelPlan, table: u32, destination: &str) -> Vec<&'a R
 #[test]
 fn without_vrf_each_family_has_its_sid() {
     let a = snapshot("a", 1);
-    let got = plan(&[vpc(&a, 0, "mq0")], &NO_VRF).unwrap();
+    let got = state(&[vpc(&a, 0, "mq0")], &NO_VRF);
     assert_eq!(got.decapsulation, Decapsulation::EndDt6AndDx4);
     assert!(got.vrfs.is_empty());
     let table = Slot(0).ingress_table();
@@ -133,7 +156,7 @@ fn without_vrf_each_family_has_its_sid() {
 #[test]
 fn with_vrf_one_behaviour_serves_every_sid() {
     let a = snapshot("a", 1);
-    let got = plan(&[vpc(&a, 7, "mq0")], &WITH_VRF).unwrap();
+    let got = state(&[vpc(&a, 7, "mq0")], &WITH_VRF);
     assert_eq!(got.decapsulation, Decapsulation::EndDt46);
     let vrf_table = Slot(7).ingress_table();
     let vrf = VrfLink {
@@ -160,7 +183,7 @@ fn with_vrf_one_behaviour_serves_every_sid() {
 fn nothing_of_a_vpc_falls_through() {
     let a = snapshot("a", 1);
     for kernel in [NO_VRF, WITH_VRF] {
-        let got = plan(&[vpc(&a, 3, "mq0")], &kernel).unwrap();
+        let got = state(&[vpc(&a, 3, "mq0")], &kernel);
         for table in [Slot(3).egress_table(), Slot(3).ingress_table()] {
             for any in ["0.0.0.0/0", "::/0"] {
                 assert_eq!(actions(&got, table, any), [&RouteAction::Blackhole]);
@@ -187,7 +210,7 @@ fn a_default_route_of_the_vpc_beats_the_blackhole() {
         prefix: "::/0".parse().unwrap(),
         sid: "fc00:9::".parse().unwrap(),
     });
-    let got = plan(&[vpc(&a, 0, "mq0")], &NO_VRF).unwrap();
+    let got = state(&[vpc(&a, 0, "mq0")], &NO_VRF);
     let table = Slot(0).egress_table();
     let default = actions(&got, table, "::/0");
     assert!(matches!(
@@ -199,10 +222,10 @@ fn a_default_route_of_the_vpc_beats_the_blackhole() {
 #[test]
 fn overlapping_vpcs_share_no_table() {
     let (a, b) = (snapshot("a", 1), snapshot("b", 2));
-    let both = plan(&[vpc(&a, 0, "mq0"), vpc(&b, 1, "mq1")], &NO_VRF).unwrap();
-    let swapped = plan(&[vpc(&b, 1, "mq1"), vpc(&a, 0, "mq0")], &NO_VRF).unwrap();
+    let both = state(&[vpc(&a, 0, "mq0"), vpc(&b, 1, "mq1")], &NO_VRF);
+    let swapped = state(&[vpc(&b, 1, "mq1"), vpc(&a, 0, "mq0")], &NO_VRF);
     assert_eq!(both, swapped);
-    let alone = plan(&[vpc(&a, 0, "mq0")], &NO_VRF).unwrap();
+    let alone = state(&[vpc(&a, 0, "mq0")], &NO_VRF);
     assert!(alone.routes.is_subset(&both.routes) && alone.rules.is_subset(&both.rules));
     let added = both.routes.difference(&alone.routes);
     for route in added.filter(|r| r.table != 254) {
@@ -211,49 +234,63 @@ fn overlapping_vpcs_share_no_table() {
 }
 
 #[test]
-fn says_what_excludes_what() {
+fn one_vpc_that_cannot_be_leaves_the_others_alone() {
     let (a, mut b) = (snapshot("a", 1), snapshot("b", 2));
-    let two = |a: &Snapshot, b: &Snapshot| plan(&[vpc(a, 0, "mq0"), vpc(b, 1, "mq1")], &NO_VRF);
+    let two = |a: &Snapshot, b: &Snapshot| {
+        left_out(
+            &[vpc(b, 1, "mq1"), vpc(a, 0, "mq0")],
+            &NO_VRF,
+            &b.ingress_point.name,
+        )
+    };
     fabric_mut(&mut b).source_address = "2001:db8::7".parse().unwrap();
-    assert!(matches!(two(&a, &b), Err(PlanError::TunnelSource { .. })));
+    assert!(matches!(two(&a, &b), PlanError::TunnelSource { .. }));
     let twin = snapshot("twin", 1);
-    assert!(matches!(
-        two(&a, &twin),
-        Err(PlanError::DuplicateSid { .. })
-    ));
-    let b = snapshot("b", 2);
-    let same_slot = [vpc(&a, 5, "mq0"), vpc(&b, 5, "mq1")];
-    assert!(matches!(
-        plan(&same_slot, &NO_VRF),
-        Err(PlanError::Slot { slot: 5, .. })
-    ));
-    let same_tun = [vpc(&a, 5, "mq0"), vpc(&b, 6, "mq0")];
-    assert!(matches!(
-        plan(&same_tun, &NO_VRF),
-        Err(PlanError::Slot { slot: 6, .. })
-    ));
-    let beyond = [vpc(&a, SLOTS_MAX, "mq0")];
-    assert!(matches!(
-        plan(&beyond, &NO_VRF),
-        Err(PlanError::Slot { .. })
-    ));
-    let mut double = snapshot("a", 1);
+    assert!(matches!(two(&a, &twin), PlanError::DuplicateSid { .. }));
+    let mut twice = snapshot("b", 2);
+    let sid = fabric_mut(&mut twice).local_sid;
+    fabric_mut(&mut twice).local_sid_ipv4 = Some(sid);
+    assert!(matches!(two(&a, &twice), PlanError::DuplicateSid { .. }));
+    let mut without = snapshot("b", 2);
+    fabric_mut(&mut without).local_sid_ipv4 = None;
+    assert!(matches!(two(&a, &without), PlanError::NoIpv4Sid { .. }));
+    let mut double = snapshot("b", 2);
     let again = fabric_mut(&mut double).routes[0].clone();
     fabric_mut(&mut double).routes.push(again);
-    let got = plan(&[vpc(&double, 0, "mq0")], &NO_VRF);
-    assert!(matches!(got, Err(PlanError::DuplicateRoute { .. })));
+    assert!(matches!(two(&a, &double), PlanError::DuplicateRoute { .. }));
+    let b = snapshot("b", 2);
+    let same_slot = [vpc(&a, 5, "mq0"), vpc(&b, 5, "mq1")];
+    let got = left_out(&same_slot, &NO_VRF, "b");
+    assert!(matches!(got, PlanError::Slot { slot: 5, .. }));
+    let same_tun = [vpc(&a, 5, "mq0"), vpc(&b, 6, "mq0")];
+    let got = left_out(&same_tun, &NO_VRF, "b");
+    assert!(matches!(got, PlanError::Slot { slot: 6, .. }));
+    let beyond = [vpc(&a, SLOTS_MAX, "mq0")];
+    let got = left_out(&beyond, &NO_VRF, "a");
+    assert!(matches!(got, PlanError::Slot { .. }));
+}
+
+/// One that is left out takes nothing from those after it.
+#[test]
+fn what_a_vpc_that_is_left_out_wants_is_free() {
+    let (mut a, b, c) = (snapshot("a", 1), snapshot("b", 2), snapshot("c", 1));
+    fabric_mut(&mut a).local_sid_ipv4 = None;
+    fabric_mut(&mut a).source_address = "2001:db8::7".parse().unwrap();
+    let all = [vpc(&a, 0, "mq0"), vpc(&b, 1, "mq1"), vpc(&c, 2, "mq2")];
+    let got = left_out(&all, &NO_VRF, "a");
+    assert!(matches!(got, PlanError::NoIpv4Sid { .. }));
 }
 
 #[test]
 fn one_sid_is_enough_for_ipv6_or_with_vrf() {
     let mut a = snapshot("a", 1);
     fabric_mut(&mut a).local_sid_ipv4 = None;
-    let got = plan(&[vpc(&a, 0, "mq0")], &NO_VRF);
-    assert!(matches!(got, Err(PlanError::NoIpv4Sid { .. })));
-    assert!(plan(&[vpc(&a, 0, "mq0")], &WITH_VRF).is_ok());
+    let got = left_out(&[vpc(&a, 0, "mq0")], &NO_VRF, "a");
+    assert!(matches!(got, PlanError::NoIpv4Sid { .. }));
+    state(&[vpc(&a, 0, "mq0")], &WITH_VRF);
     a.pools.remove(0);
     fabric_mut(&mut a).routes.remove(0);
-    let got = plan(&[vpc(&a, 0, "mq0")], &NO_VRF).unwrap();
+    let got = state(&[vpc(&a, 0, "mq0")], &NO_VRF);
     assert!(!got.sysctls.iter().any(|s| s.path.contains("ipv4")));
 }
 
@@ -280,6 +317,20 @@ fn says_what_the_kernel_lacks() {
         ..NO_VRF
     };
     assert_eq!(with(no_dx4), PlanError::NoDecapsulation);
+    for (error, command) in [
+        (
+            PlanError::NoIpv6,
+            "`sysctl -w net.ipv6.conf.all.disable_ipv6=0`",
+        ),
+        (PlanError::NoEncapRed, "`grep SEG6 /boot/config-"),
+        (PlanError::NoDecapsulation, "`modprobe vrf`"),
+    ] {
+        let text = error.to_string();
+        assert!(
+            text.contains(command) && !text.contains("Userspace"),
+            "{text}"
+        );
+    }
 }
 
 proptest! {
@@ -294,5 +345,11 @@ proptest! {
         prop_assert_ne!(a.next_hop(), b.next_hop());
         prop_assert!(NEXT_HOP_NETWORK.contains(&a.next_hop()));
         prop_assert!(a.vrf_name().len() <= 15);
+        for table in [a.egress_table(), a.ingress_table()] {
+            prop_assert_eq!(Slot::of_table(table), Some(a));
+        }
+        prop_assert_eq!(Slot::of_next_hop(a.next_hop()), Some(a));
+        prop_assert_eq!(Slot::of_table(TABLE_BASE - 1), None);
+        prop_assert_eq!(Slot::of_table(TABLE_BASE + 2 * u32::from(SLOTS_MAX)), None);
     }
 }

@@ -123,6 +123,58 @@ fn an_edit_is_followed_while_draining() {
     assert!(gateway.process().runs(), "and the drain goes on");
 }
 
+/// And what somebody breaks meanwhile is mended.
+#[test]
+fn a_device_that_somebody_breaks_is_mended_while_draining() {
+    let Some(fabric) = with_laptop() else { return };
+    let mut gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    gateway.process().signal(Signal::SIGTERM);
+    client.wait_line("the gateway is going away");
+    for tun in ["mq0", "mq1"] {
+        fabric.gateway.ip(&["link", "del", tun]);
+    }
+    let back = within(Duration::from_secs(2), || {
+        let once = ["-n", "-c", "1", "-W", "0.3", WORK_V4];
+        let ping = fabric.laptop.command("ping", &once).output();
+        ping.unwrap().status.success()
+    });
+    assert!(back.is_some(), "{}", gateway.log());
+    assert!(gateway.process().runs(), "and the drain goes on");
+}
+
+/// Whatever a gateway sets, the host has again afterwards what it had before; kill -9 only delays it.
+#[test]
+fn settings_are_put_back_after_a_kill_and_a_good_end() {
+    let Some(fabric) = with_laptop() else { return };
+    let names = [
+        "net.ipv6.conf.all.forwarding",
+        "net.ipv4.conf.all.rp_filter",
+        "net.ipv4.conf.underlay.rp_filter",
+    ];
+    let read = || -> Vec<String> {
+        let read = |name| fabric.gateway.run("sysctl", &["-n", name]);
+        names.map(read).into()
+    };
+    fabric.gateway.sysctl(names[0], "0");
+    fabric.gateway.sysctl(names[1], "2");
+    fabric.gateway.sysctl(names[2], "2");
+    let before = read();
+    let gateway = fabric.start_gateway();
+    for name in names {
+        let line = name.replace('.', "/");
+        assert!(gateway.log().contains(&line), "{name}: {}", gateway.log());
+    }
+    gateway.kill();
+    assert_ne!(read(), before, "SIGKILL leaves something to repair");
+    let gateway = Gateway::start(&fabric, &[]);
+    gateway.wait_ready();
+    let ended = gateway.terminate();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert_eq!(read(), before);
+}
+
 #[test]
 fn a_drain_without_sessions_ends_at_once() {
     let Some(fabric) = with_laptop() else { return };

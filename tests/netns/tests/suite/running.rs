@@ -97,6 +97,28 @@ fn a_device_that_somebody_breaks_is_mended() {
     assert!(gateway.is_ready());
 }
 
+/// As when the program before on that port takes a while to end.
+#[test]
+fn a_port_that_is_taken_is_open_soon_after_it_is_free() {
+    let Some(mut fabric) = with_laptop() else {
+        return;
+    };
+    let gateway = fabric.start_gateway();
+    let taken = fabric
+        .gateway
+        .enter(|| std::net::UdpSocket::bind("[::]:4434"));
+    fabric.manifests.points[1].port = 4434;
+    fabric.manifests.write();
+    eventually("it says so", || {
+        let answer = gateway.http("/readyz").unwrap_or_default();
+        answer.starts_with("HTTP/1.1 503") && answer.contains("UDP port 4434")
+    });
+    drop(taken);
+    gateway.wait_ready();
+    let status = gateway.ask("status");
+    assert!(!status.contains("Problems"), "{status}");
+}
+
 #[test]
 fn another_mtu_of_the_underlay_reaches_sessions() {
     let Some(fabric) = with_laptop() else { return };

@@ -2,7 +2,7 @@
 
 use std::{fs, net::UdpSocket, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use masque_netns_tests::{Ended, Fabric, Gateway, Process, ping, program};
+use masque_netns_tests::{Ended, Fabric, Gateway, Process, UNDERLAY_GATEWAY, ping, program};
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::{WORK_V4, WORK_V6, address, with_laptop};
@@ -10,6 +10,10 @@ use crate::{WORK_V4, WORK_V6, address, with_laptop};
 pub(crate) const END_MAX: Duration = Duration::from_secs(20);
 /// A user without any right (Debian: nobody).
 pub(crate) const NOBODY: &str = "65534";
+/// Runs a program as that user, with the one capability that a gateway needs.
+const AS_NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs \
+                         --bounding-set -all,+net_admin --inh-caps -all,+net_admin \
+                         --ambient-caps -all,+net_admin";
 
 #[track_caller]
 fn run(fabric: &Fabric, args: &[&str]) -> Ended {
@@ -140,6 +144,67 @@ fn no_way_to_the_fabric() {
     assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
 }
 
+/// Before any route is looked for: without IPv6 there is none, and none can be added.
+#[test]
+fn ipv6_is_off() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    fabric.gateway.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
+    let dir = manifests(&fabric);
+    let command = "`sysctl -w net.ipv6.conf.all.disable_ipv6=0`";
+    for more in [&[][..], &["--underlay", UNDERLAY_GATEWAY]] {
+        let ended = run(&fabric, &[&["--manifests", dir.as_str()], more].concat());
+        told(&ended, 71, &["IPv6 is off", command]);
+    }
+}
+
+#[test]
+fn no_tun_device() {
+    let Some(fabric) = with_laptop() else { return };
+    fabric.manifests.write();
+    let program = program("masque-gateway").to_str().unwrap();
+    // In the mount namespace that `ip netns exec` made.
+    let script = format!(
+        "mount -t tmpfs none /dev/net && exec {program} --manifests {}",
+        manifests(&fabric)
+    );
+    let log = fabric.folder().join("start.log");
+    let args = ["-c", &script];
+    let ended = Process::run(&fabric.gateway, Path::new("sh"), &args, &log, END_MAX);
+    told(&ended, 77, &["there is no /dev/net/tun", "`modprobe tun`"]);
+    assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
+}
+
+#[test]
+fn a_certificate_that_may_not_be_read() {
+    let Some(mut fabric) = with_laptop() else {
+        return;
+    };
+    fabric.manifests.points.truncate(1);
+    fabric.manifests.production().certificate = Some("gateway-tls".into());
+    give_to_nobody(&fabric);
+    let secret = fabric.manifests.dir.join("secrets/gateway-tls");
+    fs::create_dir_all(&secret).unwrap();
+    let (chain, key) = certificate(-1, 10);
+    put(&secret, &chain, &key);
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(secret.join("tls.key"), mode).unwrap();
+    let script = format!(
+        "exec {AS_NOBODY} {} --manifests {}",
+        program("masque-gateway").display(),
+        manifests(&fabric)
+    );
+    let log = fabric.folder().join("start.log");
+    let args = ["-c", &script];
+    let ended = Process::run(&fabric.gateway, Path::new("sh"), &args, &log, END_MAX);
+    let words = [
+        "tls.key",
+        "Permission denied",
+        "let the gateway's user read it",
+    ];
+    told(&ended, 78, &words);
+}
+
 /// Lets user 65534 read the manifests and write the state.
 fn give_to_nobody(fabric: &Fabric) {
     fabric.manifests.write();
@@ -187,9 +252,7 @@ fn cap_net_admin_is_enough_to_serve() {
     let program = program("masque-gateway").to_str().unwrap();
     let dir = manifests(&fabric);
     let script = format!(
-        "{tun} && exec setpriv \
-         --reuid {NOBODY} --regid {NOBODY} --clear-groups --no-new-privs \
-         --bounding-set -all,+net_admin --inh-caps -all,+net_admin --ambient-caps -all,+net_admin \
+        "{tun} && exec {AS_NOBODY} \
          {program} --manifests {dir}",
         tun = tun_for_everybody(&fabric)
     );

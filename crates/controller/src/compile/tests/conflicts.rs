@@ -87,6 +87,31 @@ fn a_sid_belongs_to_one_ingress_point() {
 }
 
 #[test]
+fn one_host_has_one_outer_source_address() {
+    let other = point("b", 2, "").replace("fd00:0:1:3::1", "fd00:0:1:3::2");
+    let text = other + &point("a", 1, "");
+    let got = compiled(&text);
+    assert_eq!(names(&got), ["a"]);
+    assert_eq!(
+        lines(&got),
+        [
+            "test.yaml:14: VPCIngressPoint default/b: spec.fabric.static.sourceAddress: fd00:0:1:3::2 \
+             is not the outer source address of VPCIngressPoint default/a, which has precedence with \
+             fd00:0:1:3::1; a host has one for all; give both the same, or run them on different hosts"
+        ]
+    );
+    assert_eq!(reasons(&got), [Reason::Conflicted]);
+    // In a cluster every ingress point has its own pods.
+    let mut options = Options::standalone();
+    options.shared_host = false;
+    let manifests = parse(&[("test.yaml".to_owned(), text)]);
+    assert_eq!(
+        compile(&manifests.resources, NOW, &options, &[]).problems,
+        []
+    );
+}
+
+#[test]
 fn a_node_that_two_vpcs_share_a_sid_of_is_a_warning() {
     let shared = point("b", 2, "").replace("fd00:0:1:1:e002::", "fd00:0:1:1:e001::");
     let compiled = compiled(&(point("a", 1, "") + &shared));

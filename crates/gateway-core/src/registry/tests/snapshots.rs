@@ -277,3 +277,38 @@ fn explains_by_names() {
         assert_eq!(asked(vpc, nobody), Err(unknown));
     }
 }
+
+/// It may not come to keep them, so nobody may take them meanwhile; also over a restart.
+#[test]
+fn a_suspended_attachment_keeps_its_addresses_however_long() {
+    const LONG_MS: u64 = 100_000;
+    let mut first = snapshot("vpc", 2);
+    // One address besides the gateway's.
+    first.pools = vec![pool("10.200.0.0/30")];
+    let mut registry = registry(&[&first]);
+    let own = registry.admit(at(0), &request(1, 0)).unwrap();
+    let suspended = next(&first, |next| next.attachments[0].suspended = true);
+    let changes = registry.apply(at(1), vec![suspended.clone()]);
+    assert_eq!(changes.ended.len(), 1);
+    let refused = |registry: &mut Registry, now_ms| {
+        let other = registry.admit(at(now_ms), &request(2, 0));
+        assert!(matches!(other, Err(Refusal::PoolExhausted)), "{other:?}");
+    };
+    refused(&mut registry, LONG_MS);
+    let state = registry.export_addresses(at(LONG_MS));
+    let config = RegistryConfig::default();
+    let mut registry = Registry::with_addresses(config, at(LONG_MS), &state);
+    registry.apply(at(LONG_MS), vec![suspended.clone()]);
+    refused(&mut registry, 2 * LONG_MS);
+    let resumed = next(&suspended, |next| next.attachments[0].suspended = false);
+    registry.apply(at(2 * LONG_MS), vec![resumed]);
+    let again = registry.admit(at(2 * LONG_MS), &request(1, 0)).unwrap();
+    assert_eq!(again.grant.addresses, own.grant.addresses);
+    registry.release(
+        at(2 * LONG_MS),
+        again.grant.session,
+        EndReason::ClientClosed,
+    );
+    // One that may come and does not loses them.
+    assert!(registry.admit(at(3 * LONG_MS), &request(2, 0)).is_ok());
+}
