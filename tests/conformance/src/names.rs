@@ -5,7 +5,10 @@ use std::{future::Future, path::Path};
 use masque_netns_tests::{Fabric, Gateway, Process, program};
 use tokio::net::UdpSocket;
 
-use crate::raw::{Dialer, PATIENCE, assert_alive, run};
+use crate::{
+    raw::{Dialer, assert_alive, run},
+    wire::PATIENCE,
+};
 
 /// What every name means: a workload of both VPCs.
 const ADDRESS: [u8; 4] = [10, 0, 1, 10];

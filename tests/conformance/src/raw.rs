@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
-    path::Path,
     sync::Arc,
 };
 

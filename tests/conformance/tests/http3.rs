@@ -114,7 +114,7 @@ fn n08_n21_a_request_before_the_settings_is_served() {
         drop(send);
         // Dropping a send stream resets it; the other tunnel does not mind.
         let _ended = other.reset_code().await;
-        let quiet = tokio::time::timeout(std::time::Duration::from_millis(300), reader.frame());
+        let quiet = tokio::time::timeout(Duration::from_millis(300), reader.frame());
         assert!(quiet.await.is_err(), "the first tunnel is still open");
     });
 }
@@ -163,7 +163,7 @@ fn n11_malformed_requests_end_their_stream_alone() {
             let (_send, mut reader) = client.request(&wrong).await;
             assert_eq!(reader.reset_code().await, H3_MESSAGE_ERROR, "{wrong:?}");
         }
-        let quiet = tokio::time::timeout(std::time::Duration::from_millis(200), tunnel.frame());
+        let quiet = tokio::time::timeout(Duration::from_millis(200), tunnel.frame());
         assert!(quiet.await.is_err(), "the tunnel beside them is untouched");
     });
 }
@@ -248,7 +248,7 @@ fn n25_a_datagram_on_a_plain_request_ends_it() {
             (":authority", "192.0.2.1:4433"),
             (":path", "/"),
         ];
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         send.write_all(&headers(&get)).await.unwrap();
         assert_eq!(reader.reset_code().await, H3_DATAGRAM_ERROR);
     });
@@ -377,7 +377,7 @@ fn n28_n29_unknown_capsules_of_any_size_are_skipped() {
                 .await
                 .unwrap();
         }
-        let quiet = tokio::time::timeout(std::time::Duration::from_millis(200), reader.frame());
+        let quiet = tokio::time::timeout(Duration::from_millis(200), reader.frame());
         assert!(quiet.await.is_err(), "the tunnel goes on");
     });
 }

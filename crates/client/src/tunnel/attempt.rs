@@ -391,7 +391,7 @@ pub(crate) fn finished(session: &mut Session) -> AttachError {
     session.handle_finished();
     loop {
         match session.poll_event() {
-            Ok(Some(masque_protocol::Event::Finished) | None) => return ended(),
+            Ok(Some(Event::Finished) | None) => return ended(),
             Ok(Some(_)) => {}
             Err(error) => return protocol(error),
         }
