@@ -39,6 +39,8 @@ pub struct Client {
     pub answered: BTreeSet<u64>,
     /// Times that the tunnel came up.
     pub ups: u32,
+    /// Why it was down, by [`AttachError::code`](masque_client::AttachError::code).
+    pub downs: BTreeSet<&'static str>,
     key: ConnectorKey,
 }
 
@@ -255,6 +257,9 @@ impl World {
                         assignment.mtu_bytes
                     );
                 }
+                TunnelEvent::Down { error, .. } => {
+                    client.downs.insert(error.code());
+                }
                 TunnelEvent::Closed(error) => panic!("client {index} gave up: {error:?}"),
                 _ => {}
             }
@@ -298,6 +303,7 @@ fn client(site: &Site, index: usize, vpc: &'static str, now: Instant) -> Client 
         assigned: BTreeSet::new(),
         answered: BTreeSet::new(),
         ups: 0,
+        downs: BTreeSet::new(),
         key,
     }
 }
