@@ -6,6 +6,7 @@
 
 mod datapath;
 mod figures;
+mod held;
 mod lifecycle;
 mod port;
 mod requests;
@@ -79,6 +80,8 @@ pub(crate) struct Shard {
     stopping: bool,
     /// Requests whose target name is being resolved.
     resolving: BTreeMap<TunnelKey, requests::Resolving>,
+    /// Requests whose path is being measured.
+    held: held::HeldRequests,
 }
 
 impl Shard {
@@ -118,6 +121,7 @@ impl Shard {
             drain: Drain::No,
             stopping: false,
             resolving: BTreeMap::new(),
+            held: held::HeldRequests::default(),
         })
     }
 
@@ -171,6 +175,7 @@ impl Shard {
         more |= self.vpcs_to_datagrams(at, now);
         if at >= self.next_housekeeping {
             self.housekeeping(now);
+            self.refuse_held(at);
             self.next_housekeeping = at + HOUSEKEEPING;
         }
         for port in &mut self.ports {
@@ -299,6 +304,7 @@ impl Shard {
         }
         // A port of the same number may come again, and count its connections from the beginning.
         self.resolving.retain(|key, _| key.port != number);
+        self.held.remove_port(number);
         if let Some(index) = self.ports.iter().position(|port| port.number() == number) {
             let mut port = self.ports.swap_remove(index);
             self.figures.add_machine(port.machine.stats());

@@ -10,4 +10,5 @@
 pub mod frames;
 mod raw;
 
-pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway};
+pub use masque_netns_tests::Links;
+pub use raw::{Dialer, RawClient, Reader, Shape, with_gateway, with_gateway_over};
