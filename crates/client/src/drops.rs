@@ -98,6 +98,11 @@ impl Tally {
         self.drops[reason as usize]
     }
 
+    /// Packets that passed, both ways.
+    pub(crate) fn packets(&self) -> u64 {
+        self.sent_packets + self.received_packets
+    }
+
     /// As a snapshot shows it.
     pub(crate) fn counters(&self) -> crate::Counters {
         let occurred = DropReason::ALL

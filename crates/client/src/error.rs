@@ -9,7 +9,8 @@ use crate::{PublicId, VpcName};
 pub enum Retry {
     /// The cause passes by itself: a restart, a lost path, a full pool.
     Helps,
-    /// Somebody has to apply or mend something at the gateway; trying again now and then notices.
+    /// Somebody has to apply or mend something, at the gateway or on the way to it; trying again now
+    /// and then notices.
     AfterChange,
     /// This machine's configuration or the gateway's kind is wrong.
     Useless,
@@ -145,15 +146,15 @@ pub enum AttachError {
     /// Small packets reach the gateway, those that a tunnel needs do not: RFC 9484 §7.2 has a tunnel
     /// carry IPv6, and so does every Initial show that the path does.
     #[error(
-        "the path to the gateway {gateway} is too narrow: its MTU is {}{mtu_bytes} bytes, and a tunnel \
-         for IPv6 needs {needed_bytes} (RFC 9484 §7.2)",
-        if *is_exact { "" } else { "about " }
+        "the path to the gateway {gateway} is too narrow: {}, and a tunnel for IPv6 needs \
+         {needed_bytes} (RFC 9484 §7.2)",
+        narrow_words(*mtu_bytes, *is_exact)
     )]
     PathTooNarrow {
         /// The gateway's address.
         gateway: SocketAddr,
-        /// The MTU found.
-        mtu_bytes: u32,
+        /// The MTU found; `None` when an open tunnel's large packets began to be lost without a word.
+        mtu_bytes: Option<u32>,
         /// A router or this machine told it; else it is the largest probe that got through, and up
         /// to 20 bytes less than the path carries.
         is_exact: bool,
@@ -220,13 +221,13 @@ impl AttachError {
             | Self::Closed { .. }
             | Self::GoingAway
             | Self::PeerLost { .. }
-            | Self::MtuTooSmall { .. }
-            | Self::PathTooNarrow { .. }
             | Self::Local { .. } => Retry::Helps,
             Self::Status { status, .. } if *status >= 500 || *status == 429 => Retry::Helps,
-            Self::UnknownVpcOrKey { .. } | Self::Denied { .. } | Self::Handshake { .. } => {
-                Retry::AfterChange
-            }
+            Self::UnknownVpcOrKey { .. }
+            | Self::Denied { .. }
+            | Self::Handshake { .. }
+            | Self::MtuTooSmall { .. }
+            | Self::PathTooNarrow { .. } => Retry::AfterChange,
             Self::Certificate { .. }
             | Self::AuthenticationRequired { .. }
             | Self::BadRequest { .. }
@@ -382,6 +383,14 @@ fn offers_words(offers: &str) -> String {
         return "the gateway did not take this key as an authentication (HTTP 401)".to_owned();
     }
     format!("the gateway wants another authentication (HTTP 401): {offers}")
+}
+
+fn narrow_words(mtu_bytes: Option<u32>, is_exact: bool) -> String {
+    let about = if is_exact { "" } else { "about " };
+    mtu_bytes.map_or_else(
+        || "small packets pass and large ones are lost".to_owned(),
+        |mtu_bytes| format!("its MTU is {about}{mtu_bytes} bytes"),
+    )
 }
 
 fn unavailable_words(details: &Option<String>) -> String {

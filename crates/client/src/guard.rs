@@ -19,6 +19,9 @@ use crate::DropReason;
 /// Every node on the link; its echo is how peers probe a tunnel (RFC 9484 §7.2).
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
+/// Our own end of the link, for probes of a tunnel without an IPv6 address; a gateway's is fe80::1.
+pub(crate) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
 /// The addresses and routes of an open tunnel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guard {
@@ -114,7 +117,7 @@ impl Guard {
             Some(IcmpKind::EchoReply {
                 identifier,
                 sequence,
-            }) if ours => {
+            }) if ours || header.destination == LINK_LOCAL => {
                 let deliver = self.deliver(&header, ours) == Incoming::Deliver;
                 Incoming::EchoReply {
                     identifier,

@@ -8,6 +8,7 @@ mod liveness;
 mod open;
 mod outer;
 mod path;
+mod path_check;
 mod refusal;
 
 use std::{
@@ -209,6 +210,7 @@ impl Tunnel {
         if let Some(open) = self.open.as_mut() {
             self.machine.path_changed(open.conn, now);
             open.liveness.sent(now);
+            open.path_check.moved(now);
         }
         self.dialer.hurry(now);
         self.run_dialer();
@@ -228,6 +230,7 @@ impl Tunnel {
             self.close_former();
         }
         self.check_liveness();
+        self.check_path();
         self.expire_pings();
         self.run_dialer();
     }
@@ -249,6 +252,10 @@ impl Tunnel {
             .iter()
             .filter_map(|a| a.deadline(self.rtt_of(a.conn)));
         let open = self.open.as_ref().map(|open| open.liveness.deadline());
+        let path_check = self
+            .open
+            .as_ref()
+            .and_then(|open| open.path_check.deadline(self.tally.packets()));
         let former = self.former.iter().map(|(_, until)| *until);
         let pings = self.pings.iter().map(|ping| ping.expires);
         let dialer = self.dialer.deadline(self.live());
@@ -256,6 +263,7 @@ impl Tunnel {
             .chain(pings)
             .chain(former)
             .chain(open)
+            .chain(path_check)
             .chain(dialer)
             .chain(machine)
             .min()

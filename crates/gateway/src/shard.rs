@@ -8,6 +8,7 @@ mod audit;
 mod datapath;
 mod figures;
 mod fragmented;
+mod held;
 mod lifecycle;
 mod port;
 mod requests;
@@ -85,6 +86,8 @@ pub(crate) struct Shard {
     stopping: bool,
     /// Requests whose target name is being resolved.
     resolving: BTreeMap<TunnelKey, resolving::Resolving>,
+    /// Requests whose path is being measured.
+    held: held::HeldRequests,
 }
 
 impl Shard {
@@ -125,6 +128,7 @@ impl Shard {
             drain: Drain::No,
             stopping: false,
             resolving: BTreeMap::new(),
+            held: held::HeldRequests::default(),
         })
     }
 
@@ -179,6 +183,7 @@ impl Shard {
         if at >= self.next_housekeeping {
             self.housekeeping(now);
             self.waiting.trim(at);
+            self.refuse_held(at);
             self.next_housekeeping = at + HOUSEKEEPING;
         }
         for port in &mut self.ports {
@@ -318,6 +323,7 @@ impl Shard {
         }
         // A port of the same number may come again, and count its connections from the beginning.
         self.resolving.retain(|key, _| key.port != number);
+        self.held.remove_port(number);
         if let Some(index) = self.ports.iter().position(|port| port.number() == number) {
             let mut port = self.ports.swap_remove(index);
             self.figures.add_machine(port.machine.stats());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use masque_client::ConnectorIdentity;
-use masque_netns_tests::{Fabric, Gateway};
+use masque_netns_tests::{Fabric, Gateway, Links};
 use masque_transport::tls::{ClientIdentity, ClientTls, ServerTrust};
 use quinn::{
     ClientConfig, Endpoint, SendStream, TransportConfig, crypto::rustls::QuicClientConfig,
@@ -25,6 +25,8 @@ pub struct Shape {
     pub datagrams: bool,
     /// Shows the connector's certificate.
     pub certificate: bool,
+    /// Pads its Initials to so many bytes of UDP payload.
+    pub initial_bytes: u16,
 }
 
 impl Default for Shape {
@@ -32,6 +34,7 @@ impl Default for Shape {
         Self {
             datagrams: true,
             certificate: true,
+            initial_bytes: 1331,
         }
     }
 }
@@ -64,7 +67,16 @@ pub fn with_gateway<F>(test: impl FnOnce(Dialer) -> F + Send)
 where
     F: Future<Output = ()>,
 {
-    with_gateway_process(|dialer, gateway| async move {
+    with_gateway_over(Links::default(), test);
+}
+
+/// The same over links of other sizes.
+#[track_caller]
+pub fn with_gateway_over<F>(links: Links, test: impl FnOnce(Dialer) -> F + Send)
+where
+    F: Future<Output = ()>,
+{
+    with_links(links, |dialer, gateway| async move {
         test(dialer).await;
         assert_alive(&gateway);
     });
@@ -76,7 +88,15 @@ pub fn with_gateway_process<F>(test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Se
 where
     F: Future<Output = ()>,
 {
-    let Some(mut fabric) = Fabric::new() else {
+    with_links(Links::default(), test);
+}
+
+#[track_caller]
+fn with_links<F>(links: Links, test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Send)
+where
+    F: Future<Output = ()>,
+{
+    let Some(mut fabric) = Fabric::with(links) else {
         return;
     };
     fabric.connector("laptop");
@@ -138,7 +158,8 @@ impl Dialer {
         };
         let crypto = QuicClientConfig::try_from(tls.build().unwrap()).unwrap();
         let mut transport = TransportConfig::default();
-        transport.initial_mtu(1400).min_mtu(1331);
+        let initial = shape.initial_bytes;
+        transport.initial_mtu(initial).min_mtu(initial);
         if !shape.datagrams {
             transport.datagram_receive_buffer_size(None);
         }
@@ -168,7 +189,12 @@ impl Dialer {
 
     /// A connection whose control stream is open.
     pub async fn ready(&self) -> RawClient {
-        let mut client = self.connect(Shape::default()).await;
+        self.ready_as(Shape::default()).await
+    }
+
+    /// The same by a client of this shape.
+    pub async fn ready_as(&self, shape: Shape) -> RawClient {
+        let mut client = self.connect(shape).await;
         client.open_control(&control(&USUAL)).await;
         client
     }

@@ -307,8 +307,8 @@ fn n66_strangers_see_no_tunnel() {
     with_gateway(|dial| async move {
         let mut client = dial
             .connect(Shape {
-                datagrams: true,
                 certificate: false,
+                ..Shape::default()
             })
             .await;
         client.open_control(&control(&USUAL)).await;

@@ -44,7 +44,7 @@ fn n02_a_client_without_datagrams_gets_no_tunnel() {
         let mut client = dial
             .connect(Shape {
                 datagrams: false,
-                certificate: true,
+                ..Shape::default()
             })
             .await;
         client.open_control(&control(&USUAL)).await;

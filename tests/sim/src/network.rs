@@ -72,6 +72,14 @@ impl Weather {
         }
     }
 
+    /// A link of 1280 bytes, which has no room for a tunnel; small packets pass.
+    pub fn narrow() -> Self {
+        Self {
+            udp_payload_max: 1280 - 28,
+            ..Self::calm()
+        }
+    }
+
     /// Anything goes wrong, as the seed has it.
     pub fn storm(random: &mut Random) -> Self {
         Self {
@@ -79,7 +87,7 @@ impl Weather {
             jitter: Duration::from_micros(random.below(20_000)),
             loss_permille: random.below(80),
             duplicate_permille: random.below(40),
-            // Never below what a tunnel needs: that case has a test of its own.
+            // Never below what a tunnel needs: that is `Weather::narrow`.
             udp_payload_max: 1340 + usize::try_from(random.below(160)).unwrap_or(0),
         }
     }

@@ -44,6 +44,8 @@ pub struct Client {
     pub answered: BTreeSet<u64>,
     /// Times that the tunnel came up.
     pub ups: u32,
+    /// Why it was down, by [`AttachError::code`](masque_client::AttachError::code).
+    pub downs: BTreeSet<&'static str>,
     key: ConnectorKey,
 }
 
@@ -299,6 +301,9 @@ impl World {
                     );
                 }
                 TunnelEvent::Changed(assignment) => client.take_addresses(&assignment),
+                TunnelEvent::Down { error, .. } => {
+                    client.downs.insert(error.code());
+                }
                 TunnelEvent::Closed(error) => panic!("client {index} gave up: {error:?}"),
                 _ => {}
             }
@@ -367,6 +372,7 @@ fn client(
         addresses: Vec::new(),
         answered: BTreeSet::new(),
         ups: 0,
+        downs: BTreeSet::new(),
         key,
     }
 }

@@ -232,6 +232,37 @@ fn an_old_tunnel_is_back_within_a_second_of_its_gateway() {
 }
 
 #[test]
+fn n62_a_path_that_narrows_under_tunnels_is_noticed_and_left() {
+    for_each_seed(
+        "n62_a_path_that_narrows_under_tunnels_is_noticed_and_left",
+        |seed| {
+            let mut world = attached(seed);
+            let pause = Duration::from_millis(world.random.below(3_000));
+            world.run_for(pause);
+            world.network.weather = Weather::narrow();
+            // One knows that it is elsewhere, one loses packets, one only receives what is small.
+            let now = world.now;
+            world.clients[0].tunnel.network_changed(now);
+            for _ in 0..500 {
+                world.send(1, 1200, true);
+                world.send(2, 100, false);
+                world.run_for(Duration::from_millis(100));
+            }
+            for (index, client) in world.clients.iter().enumerate() {
+                let noticed = client.downs.contains("path-too-narrow");
+                assert!(noticed, "client {index}: {:?}", client.downs);
+            }
+            let gateway = world.gateway.as_ref();
+            let tunnels = gateway.map(Gateway::tunnels);
+            assert_eq!(tunnels, Some(0));
+            world.network.weather = Weather::calm();
+            world.run_until("attached again", RECOVERY, World::all_up);
+            everything_works(&mut world);
+        },
+    );
+}
+
+#[test]
 fn a_seed_repeats_itself_exactly() {
     let run = |seed| {
         let mut world = attached(seed);

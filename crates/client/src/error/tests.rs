@@ -70,7 +70,7 @@ fn failures() -> Vec<AttachError> {
         },
         AttachError::PathTooNarrow {
             gateway,
-            mtu_bytes: 1280,
+            mtu_bytes: Some(1280),
             is_exact: true,
             needed_bytes: 1359,
         },
@@ -147,6 +147,7 @@ fn what_passes_by_itself_is_retried_and_a_wrong_authority_is_not() {
         let wanted = match error.code() {
             "unreachable" | "no-answer" | "pool-exhausted" | "unavailable" | "peer-lost"
             | "going-away" => Retry::Helps,
+            "path-too-narrow" | "mtu-too-small" => Retry::AfterChange,
             "untrusted-authority" | "name-mismatch" | "not-a-gateway" => Retry::Useless,
             _ => continue,
         };

@@ -232,6 +232,7 @@ impl Tunnel {
             return;
         }
         let stats = self.machine.connection_stats(open.conn).unwrap_or_default();
+        open.path_check.losses(self.now, &stats);
         match open
             .liveness
             .check(self.now, stats.bytes_received, stats.rtt)
@@ -273,12 +274,14 @@ impl Tunnel {
     }
 
     pub(super) fn dial(&mut self, remote: SocketAddr) {
+        let mut given_up = None;
         if self.attempts.len() >= DIALS_MAX
             && let Some(oldest) = self.attempts.iter().position(Attempt::is_unanswered)
         {
             let waited = self
                 .now
                 .saturating_duration_since(self.attempts[oldest].started);
+            given_up = Some((self.attempts[oldest].remote, self.attempts[oldest].probe_at));
             self.fail(
                 oldest,
                 AttachError::NoAnswer {
@@ -299,7 +302,12 @@ impl Tunnel {
         match self.machine.connect(self.now, to, host, quic) {
             Ok(conn) => {
                 self.dials += 1;
-                self.attempts.push(Attempt::new(conn, to, self.now));
+                let mut attempt = Attempt::new(conn, to, self.now);
+                // Dials of one address are one silence, however often they are repeated.
+                if let Some((_, probe_at)) = given_up.filter(|(remote, _)| *remote == to) {
+                    attempt.probe_at = probe_at;
+                }
+                self.attempts.push(attempt);
             }
             Err(error) => self.dialer.failed(AttachError::Config {
                 reason: error.to_string(),

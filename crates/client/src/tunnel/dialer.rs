@@ -78,6 +78,8 @@ pub(crate) struct Dialer {
     backoff: Backoff,
     was_up: bool,
     recovering: bool,
+    /// The last failure does not pass by itself: a silent gateway is not dialled again and again.
+    at_leisure: bool,
     keep_trying: bool,
     /// Gateways that went away during the first attempt.
     leaving: u8,
@@ -97,6 +99,7 @@ impl Dialer {
             backoff: Backoff::new(seed),
             was_up: false,
             recovering: false,
+            at_leisure: false,
             keep_trying,
             leaving: 0,
             error: None,
@@ -122,6 +125,7 @@ impl Dialer {
     /// Something outside changed: the next round begins at once and its waits are short.
     pub(crate) fn hurry(&mut self, now: Instant) {
         self.backoff.hurry();
+        self.at_leisure = false;
         if let State::Wait { until } = &mut self.state {
             *until = now;
         }
@@ -143,6 +147,7 @@ impl Dialer {
             return Duration::ZERO;
         }
         self.backoff.hurry();
+        self.at_leisure = retry != Retry::Helps;
         let wait = self.backoff.failed(retry, now);
         self.state = State::Wait { until: now + wait };
         wait
@@ -153,6 +158,7 @@ impl Dialer {
         self.state = State::Idle;
         self.was_up = true;
         self.recovering = true;
+        self.at_leisure = false;
         self.error = None;
         self.backoff.succeeded(now);
         self.candidates.retain(|candidate| *candidate != remote);
@@ -206,7 +212,7 @@ impl Dialer {
                 self.state = State::Round { next_at: now };
                 self.tried.clear();
                 self.error = None;
-                self.recovering = self.was_up && self.backoff.is_recent(now);
+                self.recovering = self.was_up && !self.at_leisure && self.backoff.is_recent(now);
                 if self.is_name && !self.resolving {
                     self.resolving = true;
                     return Some(Action::Resolve);
@@ -271,6 +277,7 @@ impl Dialer {
             self.state = State::Done;
             return Action::GiveUp(error);
         }
+        self.at_leisure = error.retry() != Retry::Helps;
         let mut retry_in = match live.has_tunnel {
             true => self.backoff.failed_at_leisure(),
             false => self.backoff.failed(error.retry(), now),

@@ -12,6 +12,7 @@ use super::{
     canonical,
     event::{Assignment, ROUTE_PREFIXES_MAX},
     liveness::Liveness,
+    path_check::PathCheck,
 };
 use crate::{AttachError, config::Plan, guard::Guard};
 
@@ -23,6 +24,7 @@ pub(crate) struct Open {
     pub(crate) remote: SocketAddr,
     pub(crate) guard: Guard,
     pub(crate) liveness: Liveness,
+    pub(crate) path_check: PathCheck,
     pub(crate) session: Session,
     /// The gateway announced the end.
     pub(crate) draining: bool,
@@ -65,6 +67,7 @@ impl Open {
             remote,
             guard: Guard::default(),
             liveness: Liveness::new(plan.keep_alive, received_bytes, now),
+            path_check: PathCheck::new(now),
             session,
             draining: false,
             doubted: false,

@@ -4,6 +4,7 @@
 //! A tunnel's Initials are padded to what the tunnel needs, so a narrow path swallows them like a
 //! firewall does. When a router or the link says "too big", or after [`PROBE_AFTER`] of silence,
 //! another connection asks with the smallest packets QUIC has; an answer to it is the difference.
+//! The path of an open tunnel is tried by echoes inside it ([`path_check`](super::path_check)).
 
 use std::{
     net::SocketAddr,
@@ -15,7 +16,9 @@ use masque_transport::{
     CloseReason, ConnId, JUMBO_UDP_PAYLOAD_BYTES, MIN_TUNNEL_UDP_PAYLOAD_BYTES, Machine, PathFloor,
 };
 
-use super::{Tunnel, attempt::Attempt, canonical, dialer::DIALS_MAX, refusal};
+use super::{
+    Tunnel, attempt::Attempt, canonical, dialer::DIALS_MAX, path, path_check::Step, refusal,
+};
 use crate::AttachError;
 
 /// The MTU in bytes of this machine's route to an address; `None` if it is not known.
@@ -48,10 +51,11 @@ impl Tunnel {
         self.route_mtu = Some(route_mtu);
     }
 
-    /// A packet to `remote` was longer than an MTU on its way, or than the link's. An open tunnel
-    /// finds its size by itself (RFC 9000 §14.3); a connection that was not answered yet may never
-    /// be, which is found out at once. The word alone ends nothing: anybody could forge it. Port 0
-    /// means every port of the address.
+    /// A packet to `remote` was longer than an MTU on its way, or than the link's. Down to what a
+    /// tunnel needs, an open one finds its size by itself (RFC 9000 §14.3); below, it is tried
+    /// whether it still carries 1280 bytes, and a connection that was not answered yet, whether it
+    /// ever will be. The word alone ends nothing: anybody could forge it. Port 0 means every port of
+    /// the address.
     pub fn handle_too_big(&mut self, now: Instant, remote: SocketAddr, mtu_bytes: u32) {
         self.now = now;
         let (ip, port) = (remote.ip().to_canonical(), remote.port());
@@ -63,10 +67,39 @@ impl Tunnel {
         if mtu_bytes >= needed_mtu_bytes(remote) {
             return;
         }
+        if let Some(open) = self.open.as_mut().filter(|open| same(open.remote)) {
+            open.path_check.told(now, mtu_bytes);
+        }
         if let Some(attempt) = self.attempts.iter().find(waits) {
             self.probe(attempt.remote, Some(mtu_bytes));
         }
         self.run_dialer();
+    }
+
+    /// Takes the check of the open tunnel's path further, and ends the tunnel when its path turned
+    /// too narrow (RFC 9484 §7.2: it "MUST" be aborted).
+    pub(super) fn check_path(&mut self) {
+        let (now, packets) = (self.now, self.tally.packets());
+        let Some(open) = self.open.as_mut() else {
+            return;
+        };
+        let rtt = self.machine.rtt(open.conn).unwrap_or_default();
+        match open.path_check.poll(now, rtt, packets) {
+            None => {}
+            Some(Step::Send {
+                sequence,
+                data_bytes,
+            }) => path::send_check(&mut self.machine, open, sequence, data_bytes, now),
+            Some(Step::TooNarrow { told_mtu_bytes }) => {
+                let remote = open.remote;
+                self.lose(AttachError::PathTooNarrow {
+                    gateway: canonical(remote),
+                    mtu_bytes: told_mtu_bytes,
+                    is_exact: told_mtu_bytes.is_some(),
+                    needed_bytes: needed_mtu_bytes(remote),
+                });
+            }
+        }
     }
 
     /// Begins probes that are due, and ends those whose question is answered.
@@ -158,7 +191,7 @@ impl Tunnel {
         self.machine.close(probe.conn, Code::H3_NO_ERROR, reason);
         let error = AttachError::PathTooNarrow {
             gateway: canonical(probe.remote),
-            mtu_bytes,
+            mtu_bytes: Some(mtu_bytes),
             is_exact,
             needed_bytes: needed_mtu_bytes(probe.remote),
         };

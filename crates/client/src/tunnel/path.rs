@@ -19,7 +19,7 @@ use masque_transport::{ConnId, DatagramSendError, Machine};
 use super::{Tunnel, TunnelEvent, attempt::CONTEXT_BYTES, open::Open};
 use crate::{
     DropReason,
-    guard::{ALL_NODES, Incoming, Outgoing},
+    guard::{ALL_NODES, Incoming, LINK_LOCAL, Outgoing},
 };
 
 /// ICMP errors to the local machine: this many at once, and [`ERRORS_PER_SECOND`] on.
@@ -30,6 +30,8 @@ const ERRORS_PER_SECOND: f64 = 100.0;
 pub(super) const PINGS_MAX: usize = 64;
 /// Echo identifiers that we use; the kernel's own echoes with the same are delivered as well.
 const PING_IDENTIFIER: u16 = 0xdc1d;
+/// The identifier of the echoes that check the path.
+pub(super) const CHECK_IDENTIFIER: u16 = 0xdc1e;
 
 /// A packet from the gateway that passed every check.
 #[derive(Debug)]
@@ -230,6 +232,10 @@ impl Tunnel {
                 sequence,
                 deliver,
             } => {
+                if identifier == CHECK_IDENTIFIER {
+                    open.path_check.answered(self.now, sequence);
+                    return None;
+                }
                 if identifier == PING_IDENTIFIER && self.pong(sequence, header.source) {
                     return None;
                 }
@@ -345,6 +351,25 @@ fn answer_echo(machine: &mut Machine, open: &mut Open, request: &[u8], header: &
     };
     // Nobody waits for it if it does not fit.
     let _ = send_whole(machine, open, &reply[..length]);
+}
+
+/// Sends an echo to every node on the link, which the gateway's end answers (RFC 9484 §7.2).
+pub(super) fn send_check(
+    machine: &mut Machine,
+    open: &mut Open,
+    sequence: u16,
+    data_bytes: usize,
+    now: Instant,
+) {
+    let destination = IpAddr::V6(ALL_NODES);
+    let source = open.guard.address_like(destination);
+    let source = source.unwrap_or(IpAddr::V6(LINK_LOCAL));
+    let data = vec![0xdc; data_bytes];
+    let packet = build_icmp_echo(source, destination, CHECK_IDENTIFIER, sequence, &data);
+    // One that the queue has no room for counts as lost.
+    if send_whole(machine, open, &packet).is_ok() {
+        open.liveness.sent(now);
+    }
 }
 
 fn send_whole(machine: &mut Machine, open: &Open, packet: &[u8]) -> Result<(), &'static str> {

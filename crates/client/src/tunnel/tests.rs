@@ -1,6 +1,7 @@
 //! Whole attachments against a small gateway, in virtual time.
 
 pub(super) mod gateway;
+mod narrowing;
 mod reconnect;
 mod refusals;
 mod world;

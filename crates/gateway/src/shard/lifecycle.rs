@@ -308,8 +308,9 @@ impl Shard {
         head
     }
 
-    /// The inner MTU: what the datagrams, the fabric and the manifest allow, and never below 1280
-    /// (the connection ends before that, [`masque_transport::Event::PathTooSmall`]).
+    /// The inner MTU: what the datagrams, the fabric and the manifest allow. With IPv6 never below
+    /// 1280 (such a tunnel ends before that, [`masque_transport::Event::PathTooSmall`]); without, the
+    /// path decides.
     fn mtu(&self, index: usize, key: TunnelKey, grant: &Grant) -> u16 {
         let datagram = self.ports[index]
             .machine
@@ -318,7 +319,7 @@ impl Shard {
             .saturating_sub(CONTEXT_BYTES);
         let manifest = grant.mtu_bytes.map_or(usize::MAX, usize::from);
         let bytes = datagram.min(manifest).min(self.control.fabric_mtu_bytes());
-        u16::try_from(bytes.max(MIN_MTU_BYTES)).unwrap_or(u16::MAX)
+        inner_mtu_bytes(bytes, &grant.addresses)
     }
 
     /// A session, for people.
@@ -352,6 +353,21 @@ impl Shard {
                 .collect(),
         })
     }
+}
+
+/// The smallest MTU that a link of IPv4 may have (RFC 791 §3.2: every module "must be able to forward
+/// a datagram of 68 octets without further fragmentation").
+const MIN_IPV4_MTU_BYTES: usize = 68;
+
+/// The MTU of a tunnel with these addresses over a path with room for packets of `room_bytes`.
+fn inner_mtu_bytes(room_bytes: usize, addresses: &[IpNet]) -> u16 {
+    let has_ipv6 = addresses.iter().any(|address| address.addr().is_ipv6());
+    let floor = if has_ipv6 {
+        MIN_MTU_BYTES
+    } else {
+        MIN_IPV4_MTU_BYTES
+    };
+    u16::try_from(room_bytes.max(floor)).unwrap_or(u16::MAX)
 }
 
 /// A client's IPv4 address as it is written, though the socket takes both families.

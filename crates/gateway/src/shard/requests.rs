@@ -10,6 +10,7 @@ use masque_transport::{CloseReason, ConnId, Event};
 
 use super::{
     Drain, Shard,
+    held::{Held, is_narrow},
     resolving::{RESOLVE_TIMEOUT, Resolving},
     tunnels::{Origin, TunnelKey},
 };
@@ -26,7 +27,7 @@ pub(super) const CONTEXT_BYTES: usize = 1;
 const PROXY_NAME: &str = "masque-gateway";
 
 /// What is done with a request.
-enum Decision {
+pub(super) enum Decision {
     /// A tunnel.
     Accept(Box<(Grant, Origin)>),
     /// This answer; the label counts it.
@@ -35,9 +36,16 @@ enum Decision {
     Abort(&'static str),
     /// The name is resolved first (RFC 9484 §4.1), for one of these ingress points.
     Resolve(String, BTreeSet<ObjectName>),
+    /// It waits until the path is known to carry a tunnel.
+    Hold,
 }
 
-fn refuse(status: u16, error: ProxyError, details: &str, label: &'static str) -> Decision {
+pub(super) fn refuse(
+    status: u16,
+    error: ProxyError,
+    details: &str,
+    label: &'static str,
+) -> Decision {
     let proxy_status = ProxyStatus::new(PROXY_NAME, error).with_details(details);
     Decision::Refuse(request::refusal(status, Some(&proxy_status)), label)
 }
@@ -62,7 +70,10 @@ impl Shard {
         let port = self.ports[index].number();
         match event {
             Event::Http { conn, event } => self.handle_http(index, conn, event, at, now),
-            Event::DatagramSize { conn, .. } => self.update_mtu(index, conn),
+            Event::DatagramSize { conn, .. } => {
+                self.update_mtu(index, conn);
+                self.release_held(index, conn, at, now);
+            }
             Event::PathTooSmall {
                 conn,
                 udp_payload_bytes,
@@ -89,6 +100,7 @@ impl Shard {
                 }
                 self.resolving
                     .retain(|key, _| key.port != port || key.conn != conn);
+                self.held.remove_connection(port, conn);
                 self.ports[index].closed(conn);
             }
             Event::Connected { conn } => {
@@ -121,16 +133,18 @@ impl Shard {
                 if let Some(tunnel) = self.tunnels.at(key) {
                     tunnel.protocol.handle_data(data, now.mono_ms);
                     self.pump_tunnel(key, now);
-                } else if let Some(waiting) = self.resolving.get_mut(&key)
-                    && !waiting.keep(&data)
-                {
-                    self.resolving.remove(&key);
-                    self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
+                } else if let Some(waiting) = self.resolving.get_mut(&key) {
+                    if !waiting.keep(&data) {
+                        self.resolving.remove(&key);
+                        self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
+                    }
+                } else {
+                    self.keep_early(key, &data);
                 }
             }
             http3::Event::Finished { stream } => {
                 let key = key(stream);
-                if self.resolving.remove(&key).is_some() {
+                if self.resolving.remove(&key).is_some() || self.held.remove(key) {
                     self.reset_stream(key, Code::H3_REQUEST_CANCELLED);
                     self.tell_use(key);
                 }
@@ -141,6 +155,7 @@ impl Shard {
             }
             http3::Event::Reset { stream, .. } => {
                 self.resolving.remove(&key(stream));
+                self.held.remove(key(stream));
                 self.drop_tunnel(key(stream), EndReason::ClientClosed, now);
                 self.tell_use(key(stream));
             }
@@ -200,6 +215,9 @@ impl Shard {
                     self.resolve(index, key, (identity, head), (name, points), at);
                     return;
                 }
+                if matches!(decision, Decision::Hold) {
+                    return self.hold(index, key, Held::new(identity, head, None, at), at);
+                }
                 decision
             }
             Err(refused) => refused,
@@ -236,8 +254,13 @@ impl Shard {
                 )
             }
             Ok(addresses) => {
-                let Resolving { identity, head, .. } = &waiting;
-                self.decide(index, key, head, *identity, Some(&addresses), now)
+                let Resolving { identity, head, .. } = waiting;
+                let decision = self.decide(index, key, &head, identity, Some(&addresses), now);
+                if matches!(decision, Decision::Hold) {
+                    let held = Held::new(identity, head, Some(addresses), at).with_early(early);
+                    return self.hold(index, key, held, at);
+                }
+                decision
             }
         };
         self.carry_out(index, key, decision, at);
@@ -276,7 +299,7 @@ impl Shard {
             .ok_or_else(|| not_found("unauthenticated"))
     }
 
-    fn decide(
+    pub(super) fn decide(
         &self,
         index: usize,
         key: TunnelKey,
@@ -354,15 +377,8 @@ impl Shard {
         room_bytes: usize,
         now: Now,
     ) -> Result<Grant, Decision> {
-        // RFC 9484 §7.2: a tunnel whose datagrams cannot carry 1280 bytes is no IPv6 link.
-        if room_bytes < MIN_MTU_BYTES + CONTEXT_BYTES {
-            let details = "the path's MTU is too small for a tunnel of 1280 bytes";
-            return Err(refuse(
-                502,
-                ProxyError::DestinationUnavailable,
-                details,
-                "mtu_too_low",
-            ));
+        if is_narrow(room_bytes) {
+            return Err(Decision::Hold);
         }
         let only = if points.len() == 1 {
             points.first().map(ToString::to_string)
@@ -414,7 +430,13 @@ impl Shard {
         self.control.resolve(name, lookup, self.id, key);
     }
 
-    fn carry_out(&mut self, index: usize, key: TunnelKey, decision: Decision, at: Instant) {
+    pub(super) fn carry_out(
+        &mut self,
+        index: usize,
+        key: TunnelKey,
+        decision: Decision,
+        at: Instant,
+    ) {
         match decision {
             Decision::Accept(accepted) => {
                 self.figures.count_request("accepted");
@@ -428,8 +450,8 @@ impl Shard {
                 self.figures.count_request(label);
                 self.reset_stream(key, Code::H3_INTERNAL_ERROR);
             }
-            // A name is resolved once; its addresses come with the second decision.
-            Decision::Resolve(..) => {}
+            // A name is resolved once, and held is what is not wide enough: neither comes here.
+            Decision::Resolve(..) | Decision::Hold => {}
         }
     }
 

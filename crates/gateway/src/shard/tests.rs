@@ -22,8 +22,8 @@ use crate::{command::PortSetup, development};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Bench {
-    shard: Shard,
+pub(super) struct Bench {
+    pub(super) shard: Shard,
     mailbox: Arc<Mailbox>,
     client: Machine,
     socket: UdpSocket,
@@ -36,7 +36,7 @@ fn loopback() -> SocketOptions {
 
 impl Bench {
     /// A shard that listens to nothing, and a client that is not connected.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mailbox = Mailbox::new().unwrap();
         let mailboxes = vec![Arc::clone(&mailbox)];
         let registry = Registry::new(RegistryConfig::default());
@@ -88,7 +88,7 @@ impl Bench {
         (address, client_config(tls.build().unwrap()).unwrap())
     }
 
-    fn connect(&mut self) -> ConnId {
+    pub(super) fn connect(&mut self) -> ConnId {
         let (address, config) = self.listen();
         self.client
             .connect(Instant::now(), address, "gateway.test", config)
@@ -96,7 +96,7 @@ impl Bench {
     }
 
     /// Turns both until the fact is true.
-    fn until(&mut self, mut fact: impl FnMut(&Self) -> bool) {
+    pub(super) fn until(&mut self, mut fact: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !fact(self) {
             assert!(start.elapsed() < PATIENCE, "saw {:?}", self.seen);

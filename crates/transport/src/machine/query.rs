@@ -36,6 +36,8 @@ pub struct ConnectionStats {
     pub packets_sent: u64,
     /// Packets sent and lost.
     pub packets_lost: u64,
+    /// UDP payload bytes of the packets lost.
+    pub bytes_lost: u64,
     /// Times the congestion controller reduced its window.
     pub congestion_events: u64,
     /// Times the path was found to carry less than before.
@@ -84,6 +86,7 @@ impl Machine {
             udp_payload_bytes: stats.path.current_mtu,
             packets_sent: stats.path.sent_packets,
             packets_lost: stats.path.lost_packets,
+            bytes_lost: stats.path.lost_bytes,
             congestion_events: stats.path.congestion_events,
             black_holes: stats.path.black_holes_detected,
             bytes_sent: stats.udp_tx.bytes,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use masque_netns_tests::{
-    Client, Echo, Fabric, Links, connects, eventually, exchange, ping, ping_fails,
+    Client, Echo, Fabric, Gateway, Links, connects, eventually, exchange, ping, ping_fails,
 };
 
 use crate::{WEB, WORK_V4, WORK_V6, address, at};
@@ -39,19 +39,27 @@ fn largest(ns: &masque_testkit::Netns, to: &str, mtu: u32) {
     ping(ns, to, &["-M", "do", "-s", &size]);
 }
 
+/// Gives the link between router and gateway another size.
+fn set_gateway_link(fabric: &Fabric, mtu: &str) {
+    fabric.router.ip(&["link", "set", "gateway", "mtu", mtu]);
+    fabric.gateway.ip(&["link", "set", "access", "mtu", mtu]);
+}
+
+/// A firewall that keeps the ICMP errors of the narrow link to itself.
+fn silence(router: &masque_testkit::Netns) {
+    router.run("nft", &["add table ip silent"]);
+    let chain = "add chain ip silent out { type filter hook output priority 0; }";
+    router.run("nft", &[chain]);
+    let rule = "add rule ip silent out icmp type destination-unreachable drop";
+    router.run("nft", &[rule]);
+}
+
 /// The last words of an attachment over links of 1280, and how long it took to say them.
 fn refused(silent: bool) -> Option<(String, Duration)> {
     let fabric = fabric(1500, 1500)?;
-    let router = &fabric.router;
-    router.ip(&["link", "set", "gateway", "mtu", "1280"]);
-    fabric.gateway.ip(&["link", "set", "access", "mtu", "1280"]);
+    set_gateway_link(&fabric, "1280");
     if silent {
-        // A firewall that keeps the ICMP errors of the narrow link to itself.
-        router.run("nft", &["add table ip silent"]);
-        let chain = "add chain ip silent out { type filter hook output priority 0; }";
-        router.run("nft", &[chain]);
-        let rule = "add rule ip silent out icmp type destination-unreachable drop";
-        router.run("nft", &[rule]);
+        silence(&fabric.router);
     }
     let gateway = fabric.start_gateway();
     let started = Instant::now();
@@ -100,6 +108,83 @@ fn the_clients_own_link_of_1280_is_refused_in_words() {
     assert_eq!(ended.code, Some(69), "{}", ended.output);
     let last = ended.output.lines().last().unwrap();
     assert!(last.contains("MTU is 1280 bytes"), "{}", ended.output);
+}
+
+/// A client that is attached over links of 1500, and its gateway.
+fn attached() -> Option<(Fabric, Gateway, Client)> {
+    let fabric = fabric(1500, 1500)?;
+    let gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    settled(&client);
+    Some((fabric, gateway, client))
+}
+
+/// Sends large packets until the client says what is wrong, and waits for the gateway to know.
+fn told_too_narrow(fabric: &Fabric, gateway: &Gateway, client: &Client, words: &str) {
+    let size = (1280 - V6_HEADERS).to_string();
+    eventually("the client says that the path is too narrow", || {
+        let to = WORK_V6;
+        let args = ["-c", "1", "-W", "1", "-M", "do", "-s", &size, to];
+        let _lost = fabric.laptop.command("ping", &args).output().unwrap();
+        client.log().contains("too narrow")
+    });
+    let log = client.log();
+    let line = log.lines().find(|line| line.contains("too narrow"));
+    assert!(line.is_some_and(|line| line.contains(words)), "{log}");
+    eventually("the session is over", || gateway.sessions() == 0);
+}
+
+#[test]
+fn n61_n62_a_path_that_narrows_to_1280_under_a_session_ends_it_in_words() {
+    let Some((fabric, gateway, client)) = attached() else {
+        return;
+    };
+    silence(&fabric.router);
+    set_gateway_link(&fabric, "1280");
+    ping(&fabric.laptop, address(WORK_V4), &[]);
+    told_too_narrow(&fabric, &gateway, &client, "large ones are lost");
+    set_gateway_link(&fabric, "1500");
+    client.wait_line("connected again");
+    largest(&fabric.laptop, WORK_V6, 1280);
+}
+
+#[test]
+fn n62_a_router_that_says_too_big_under_a_session_is_quoted() {
+    let Some((fabric, gateway, client)) = attached() else {
+        return;
+    };
+    set_gateway_link(&fabric, "1280");
+    told_too_narrow(&fabric, &gateway, &client, "MTU is 1280 bytes");
+}
+
+#[test]
+fn n62_the_clients_own_link_that_narrows_under_a_session_ends_it_in_words() {
+    let Some((fabric, gateway, client)) = attached() else {
+        return;
+    };
+    fabric.laptop.ip(&["link", "set", "eth0", "mtu", "1280"]);
+    fabric.router.ip(&["link", "set", "laptop", "mtu", "1280"]);
+    told_too_narrow(&fabric, &gateway, &client, "too narrow");
+}
+
+#[test]
+fn a_path_that_narrows_to_1400_under_a_session_carries_on() {
+    let Some((fabric, gateway, client)) = attached() else {
+        return;
+    };
+    let before = client.mtu();
+    silence(&fabric.router);
+    set_gateway_link(&fabric, "1400");
+    let size = (before - V4_HEADERS).to_string();
+    eventually("the device has what the path carries", || {
+        let args = ["-c", "1", "-W", "1", "-M", "do", "-s", &size, WORK_V4];
+        let _lost = fabric.laptop.command("ping", &args).output().unwrap();
+        client.mtu() < before && client.mtu() >= 1280
+    });
+    largest(&fabric.laptop, WORK_V6, 1280);
+    largest(&fabric.laptop, WORK_V4, settled(&client));
+    assert_eq!(gateway.sessions(), 1, "the same session");
+    assert!(!client.log().contains("not connected"), "{}", client.log());
 }
 
 /// Everything that holds for every link large enough.

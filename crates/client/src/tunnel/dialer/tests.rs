@@ -281,3 +281,29 @@ fn a_first_attempt_that_meets_gateways_that_leave_begins_again() {
     let last = Action::GiveUp(AttachError::GoingAway);
     assert_eq!(once.poll(now, NONE), Some(last), "not for ever");
 }
+
+#[test]
+fn what_does_not_pass_by_itself_is_dialled_once_a_round_until_the_network_changes() {
+    let start = Instant::now();
+    let mut dialer = dialer(false);
+    dialer.succeeded(address(1), start);
+    let wait = dialer.lost(Retry::AfterChange, start);
+    assert!(wait >= Duration::from_secs(2), "{wait:?}");
+    let round = start + wait;
+    assert_eq!(dialer.poll(round, NONE), Some(Action::Dial(address(1))));
+    let later = round + 3 * REDIAL;
+    assert_eq!(dialer.poll(later, unanswered(1)), None, "no hurry");
+
+    dialer.hurry(later);
+    assert!(matches!(
+        dialer.poll(later, NONE),
+        Some(Action::Failed { .. })
+    ));
+    dialer.hurry(later);
+    assert_eq!(dialer.poll(later, NONE), Some(Action::Dial(address(1))));
+    let again = later + REDIAL;
+    assert_eq!(
+        dialer.poll(again, unanswered(1)),
+        Some(Action::Dial(address(1)))
+    );
+}

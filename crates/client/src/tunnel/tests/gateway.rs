@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +10,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use masque_http3::{self as http3, RequestHead, ResponseHead, StreamId};
+use masque_packet::{
+    icmp::{self, IcmpKind},
+    ip,
+};
 use masque_protocol::{
     AssignedAddress, Event as Capsule, ProxyError, ProxyStatus, Role, Session, capsule_type,
     concealed, from_prefixes, request,
@@ -19,6 +23,8 @@ use masque_transport::{
     server_config,
     tls::{CertificateStore, ServerCertificate, ServerTls},
 };
+
+use crate::{guard::ALL_NODES, tunnel::path::CHECK_IDENTIFIER};
 
 /// What it does with requests.
 #[derive(Clone, Debug)]
@@ -43,6 +49,8 @@ pub(crate) struct Behaviour {
     /// Tell everybody to go who comes from the port that came first, as a pod does to which a load
     /// balancer leads that port.
     pub(crate) leaves_first_port: bool,
+    /// Answer the echoes that check the path, as RFC 9484 §7.2 has it.
+    pub(crate) answers_checks: bool,
 }
 
 impl Default for Behaviour {
@@ -60,6 +68,7 @@ impl Default for Behaviour {
             answer: true,
             answer_requests: true,
             leaves_first_port: false,
+            answers_checks: true,
         }
     }
 }
@@ -83,6 +92,8 @@ pub(crate) struct Gateway {
     pub(crate) packets: Vec<Bytes>,
     /// What clients assigned.
     pub(crate) assigned: Vec<AssignedAddress>,
+    /// Lengths of the echoes that check the path; they are not among the packets.
+    pub(crate) checks: Vec<usize>,
     pub(crate) closed: Vec<String>,
     first_port: Option<u16>,
     epoch: Instant,
@@ -114,6 +125,7 @@ impl Gateway {
             requests: Vec::new(),
             packets: Vec::new(),
             assigned: Vec::new(),
+            checks: Vec::new(),
             closed: Vec::new(),
             first_port: None,
             epoch: now,
@@ -141,7 +153,13 @@ impl Gateway {
             let Some(session) = self.sessions.get(&(conn, stream)) else {
                 continue;
             };
-            self.packets.push(session.handle_datagram(payload).unwrap());
+            let packet = session.handle_datagram(payload).unwrap();
+            if is_check(&packet) {
+                self.checks.push(packet.len());
+                self.answer_check(conn, stream, &packet);
+            } else {
+                self.packets.push(packet);
+            }
         }
         for ((conn, stream), session) in &mut self.sessions {
             while let Some(capsule) = session.poll_transmit() {
@@ -167,6 +185,22 @@ impl Gateway {
                 });
             sent.unwrap();
         }
+    }
+
+    fn answer_check(&mut self, conn: ConnId, stream: StreamId, packet: &[u8]) {
+        let mut reply = [0; 2048];
+        let from = IpAddr::V6("fe80::1".parse().unwrap());
+        let length = icmp::build_echo_reply_from(&mut reply, packet, from).unwrap();
+        if !self.behaviour.answers_checks {
+            return;
+        }
+        // One that the path has no room for is lost.
+        let _lost = self
+            .machine
+            .send_datagram(conn, stream, length + 1, |payload| {
+                payload[0] = 0;
+                payload[1..].copy_from_slice(&reply[..length]);
+            });
     }
 
     pub(crate) fn go_away(&mut self) {
@@ -305,6 +339,14 @@ impl Gateway {
             .ok()?;
         concealed::verify(&credentials, &output).then_some(credentials.public_key)
     }
+}
+
+fn is_check(packet: &[u8]) -> bool {
+    let header = ip::parse(packet).unwrap();
+    let to_all = header.destination == IpAddr::V6(ALL_NODES);
+    let kind = icmp::classify(&header, packet);
+    to_all
+        && matches!(kind, Some(IcmpKind::EchoRequest { identifier, .. }) if identifier == CHECK_IDENTIFIER)
 }
 
 /// Long enough for anything that should happen at all.

@@ -152,7 +152,7 @@ fn n62_a_path_too_narrow_for_ipv6() {
     let Some((
         _,
         TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
-            mtu_bytes,
+            mtu_bytes: Some(mtu_bytes),
             is_exact: false,
             needed_bytes: 1359,
             gateway,
@@ -187,7 +187,7 @@ fn n62_a_router_that_says_too_big_spares_the_wait() {
     assert!(narrow.has(|event| matches!(
         event,
         TunnelEvent::Closed(Some(AttachError::PathTooNarrow {
-            mtu_bytes: 1311,
+            mtu_bytes: Some(1311),
             is_exact: true,
             ..
         }))

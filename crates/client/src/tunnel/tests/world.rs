@@ -22,6 +22,8 @@ pub(crate) struct Link {
     pub(crate) latency: Duration,
     pub(crate) loss_percent: u64,
     pub(crate) udp_payload_max: usize,
+    /// Towards the client, where it differs.
+    pub(crate) udp_payload_max_down: Option<usize>,
     pub(crate) up: bool,
     /// A gateway that is down is told of by ICMP.
     pub(crate) refuses: bool,
@@ -76,6 +78,7 @@ impl World {
                 latency: Duration::from_millis(10),
                 loss_percent: 0,
                 udp_payload_max: 1472,
+                udp_payload_max_down: None,
                 up: true,
                 refuses: false,
             },
@@ -229,7 +232,12 @@ impl World {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let lost = self.random % 100 < self.link.loss_percent;
-        if !known || lost || !self.link.up || data.len() > self.link.udp_payload_max {
+        let max = match to {
+            To::Client => self.link.udp_payload_max_down,
+            To::Gateway => None,
+        };
+        let max = max.unwrap_or(self.link.udp_payload_max);
+        if !known || lost || !self.link.up || data.len() > max {
             return;
         }
         self.sequence += 1;

@@ -41,3 +41,19 @@ fn n51_what_cannot_be_granted_is_refused() {
         [(1, none), (2, none)]
     );
 }
+
+#[test]
+fn only_ipv6_keeps_the_mtu_above_the_path() {
+    let v4: IpNet = "10.0.100.50/32".parse().unwrap();
+    let v6: IpNet = "fd20::1/128".parse().unwrap();
+    for (room_bytes, addresses, wanted) in [
+        (1400, vec![v4, v6], 1400),
+        (1161, vec![v4, v6], 1280),
+        // A longer packet with DF is then answered by Fragmentation Needed.
+        (1161, vec![v4], 1161),
+        (0, vec![v4], 68),
+        (100_000, vec![v4], u16::MAX),
+    ] {
+        assert_eq!(inner_mtu_bytes(room_bytes, &addresses), wanted);
+    }
+}
