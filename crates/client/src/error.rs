@@ -301,12 +301,10 @@ impl AttachError {
                 gateway.port()
             ),
             Self::Certificate { fault, .. } => certificate_advice(*fault).to_owned(),
-            Self::UnknownVpcOrKey { vpc, .. } => {
-                format!(
-                    "apply this manifest: `datum-connect key --vpc {vpc} | kubectl apply -f -`, or \
-                     save it in the gateway's folder of manifests"
-                )
-            }
+            Self::UnknownVpcOrKey { vpc, .. } => format!(
+                "apply this manifest: `datum-connect key --vpc {vpc} | kubectl apply -f -`, or save it \
+                 in the gateway's folder of manifests"
+            ),
             Self::Denied { vpc, .. } => format!(
                 "ask who owns the VPC: `kubectl get connectorattachments,vpcaccesspolicies`, or the \
                  gateway's folder of manifests; then `datum-connect attach --vpc {vpc}`"

@@ -337,8 +337,8 @@ fn n13_strangers_that_hold_every_place_keep_no_client_out() {
 async fn stranger(dial: &Dialer) -> RawClient {
     let mut client = dial
         .connect(Shape {
-            datagrams: true,
             certificate: false,
+            ..Shape::default()
         })
         .await;
     client.open_control(&control(&USUAL)).await;

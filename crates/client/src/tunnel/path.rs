@@ -162,17 +162,8 @@ impl Tunnel {
                     tally.sent_packets += 1;
                     tally.sent_bytes += length as u64;
                 }
-                Err(DatagramSendError::QueueFull) => {
-                    tally.dropped_many(DropReason::SendQueueFull, parts.remaining());
-                    break;
-                }
-                Err(DatagramSendError::TooLarge { .. }) => {
-                    // The path shrank and its event has not been seen yet.
-                    tally.dropped_many(DropReason::SendTooBig, parts.remaining());
-                    break;
-                }
-                Err(DatagramSendError::Blocked | DatagramSendError::Closed) => {
-                    tally.dropped_many(DropReason::SendNotConnected, parts.remaining());
+                Err(error) => {
+                    tally.dropped_many(unsent(error), parts.remaining());
                     break;
                 }
             }
@@ -331,6 +322,15 @@ impl Tunnel {
             }
             waiting
         });
+    }
+}
+
+fn unsent(error: DatagramSendError) -> DropReason {
+    match error {
+        DatagramSendError::QueueFull => DropReason::SendQueueFull,
+        // The path shrank and its event has not been seen yet.
+        DatagramSendError::TooLarge { .. } => DropReason::SendTooBig,
+        DatagramSendError::Blocked | DatagramSendError::Closed => DropReason::SendNotConnected,
     }
 }
 

@@ -68,7 +68,7 @@ fn a_request_is_held_for_two_seconds() {
 #[test]
 fn what_follows_a_held_request_is_bounded() {
     let mut held = held(Instant::now());
-    let most = Bytes::from(vec![0; EARLY_BYTES_MAX - 1]);
-    assert!(held.keep(most) && held.keep(Bytes::from_static(b"1")));
-    assert!(!held.keep(Bytes::from_static(b"1")));
+    let most = vec![0; EARLY_CAPSULES_MAX_BYTES - 1];
+    assert!(held.keep(&most) && held.keep(b"1"));
+    assert!(!held.keep(b"1"));
 }
