@@ -34,7 +34,7 @@ impl Default for Shape {
         Self {
             datagrams: true,
             certificate: true,
-            initial_bytes: 1331,
+            initial_bytes: 1400,
         }
     }
 }

@@ -34,6 +34,7 @@ async fn without_certificate(dial: &Dialer) -> RawClient {
         .connect(Shape {
             datagrams: true,
             certificate: false,
+            ..Shape::default()
         })
         .await;
     client.open_control(&control(&USUAL)).await;

@@ -75,7 +75,7 @@ fn n62_a_request_that_ends_while_it_is_held_is_over() {
         abandoned.reset(0x10cu32.into()).unwrap();
         let (mut talkative, mut reader) = client.request(&connect_ip(PATH)).await;
         // Capsules of an unknown type: more than is kept for a request without an answer.
-        let much = capsule(0x1f, &[0; 20_000]);
+        let much = capsule(0x1f, &[0; 70_000]);
         // The gateway may end the stream while this is being written.
         let _ended = talkative.write_all(&much).await;
         assert_eq!(reader.reset_code().await, 0x107, "H3_EXCESSIVE_LOAD");

@@ -24,8 +24,6 @@ use masque_transport::{
     tls::{CertificateStore, ServerCertificate, ServerTls},
 };
 
-use crate::{guard::ALL_NODES, tunnel::path::CHECK_IDENTIFIER};
-
 /// What it does with requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Behaviour {
@@ -341,11 +339,15 @@ impl Gateway {
     }
 }
 
+/// The echo identifier of the client's checks of its path. This file serves a test outside of the
+/// crate, too, so it has a number of its own.
+const CHECK_IDENTIFIER: u16 = 0xdc1e;
+
 fn is_check(packet: &[u8]) -> bool {
+    let all_nodes: IpAddr = "ff02::1".parse().unwrap();
     let header = ip::parse(packet).unwrap();
-    let to_all = header.destination == IpAddr::V6(ALL_NODES);
     let kind = icmp::classify(&header, packet);
-    to_all
+    header.destination == all_nodes
         && matches!(kind, Some(IcmpKind::EchoRequest { identifier, .. }) if identifier == CHECK_IDENTIFIER)
 }
 
