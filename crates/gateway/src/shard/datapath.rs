@@ -319,7 +319,7 @@ impl Outward<'_> {
                 let Some(tunnel) = self.tunnels.by_slot(slot) else {
                     return;
                 };
-                self.to_client(slot, tunnel.key, packet, gso, fragment_to_bytes);
+                self.give(slot, tunnel.key, packet, gso, fragment_to_bytes);
             }
             VpcVerdict::HandOver { shard } => {
                 let peer = self.peers.get(usize::from(shard));
@@ -340,7 +340,7 @@ impl Outward<'_> {
     }
 
     /// Gives a packet to its client's connection, or puts it with those that wait for it.
-    fn to_client(
+    fn give(
         &mut self,
         slot: SlotId,
         key: TunnelKey,
