@@ -135,7 +135,7 @@ impl HostNetwork {
             let first = before
                 .min_by_key(|other| other.metric)
                 .map(|other| other.link.clone());
-            let waiting = (first.is_some() || is_taken).then(|| Waiting {
+            let waiting = (first.is_some() || is_taken).then_some(Waiting {
                 destination: route.destination,
                 metric,
                 first,

@@ -72,7 +72,7 @@ fn reassemble(original: &[u8], parts: &[Vec<u8>], mtu_bytes: usize) -> Vec<u8> {
 /// What RFC 791 §3.1 says of the options that the generator knows.
 fn copied(options: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let kept = options.iter().filter(|(kind, _)| *kind >= 128);
-    let mut bytes: Vec<u8> = kept.flat_map(|option| encode(option)).collect();
+    let mut bytes: Vec<u8> = kept.flat_map(encode).collect();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
 }
@@ -111,7 +111,7 @@ proptest! {
         offset in prop_oneof![Just(0u16), 0..4_000u16],
         more in any::<bool>(),
     ) {
-        let mut encoded: Vec<u8> = options.iter().flat_map(|option| encode(option)).collect();
+        let mut encoded: Vec<u8> = options.iter().flat_map(encode).collect();
         encoded.resize(encoded.len().next_multiple_of(4), 0);
         let original = packet(&encoded, offset | if more { 0x2000 } else { 0 }, &data);
         let parts = cut(&original, mtu_bytes);
