@@ -322,7 +322,7 @@ fn audit_notes_a_flow_once_with_its_rule_and_addresses() {
 #[test]
 fn audit_notes_an_open_flow_when_an_edit_would_deny_it() {
     let before = snapshot("vpc", 9);
-    let mut bench = Bench::new(&[before.clone()]);
+    let mut bench = Bench::new(std::slice::from_ref(&before));
     let slot = bench.open(5);
     assert!(bench.passes_up(slot, udp(CLIENT, WORKLOAD)));
     assert_eq!(noted(&mut bench).0, Vec::<String>::new());
