@@ -83,6 +83,7 @@ impl Shard {
         }
         let now_us = self.waiting.micros(at);
         self.waiting.queue.resume();
+        let mut sent = false;
         for _ in 0..WAITING_A_TURN {
             let (tunnels, ports) = (&self.tunnels, &mut self.ports);
             // What waits for a client that has left is taken and dropped.
@@ -91,8 +92,9 @@ impl Shard {
                 found.is_none_or(|(key, port)| room(port, key, bytes, gso))
             };
             let Some(next) = self.waiting.queue.pop(now_us, has_room) else {
-                return false;
+                break;
             };
+            sent = true;
             let Some((key, port)) = connection(&self.tunnels, &mut self.ports, next.session) else {
                 self.figures.unsendable += next.gso.packets_at_most(next.packet.len()) as u64;
                 continue;
@@ -109,7 +111,7 @@ impl Shard {
             );
             port.send_full(&mut self.figures);
         }
-        true
+        sent
     }
 }
 
