@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     time::{Duration, Instant},
 };
@@ -28,11 +29,10 @@ fn denied_connections_fail_at_once_and_are_counted_with_the_reason() {
         (WORK_V6, 9000, "policy_not_allowed"),
     ] {
         let before = gateway.dropped(VPC, reason);
-        let start = Instant::now();
         let limit = Duration::from_secs(4);
         let error = connects(&fabric.laptop, at(address, port), limit).unwrap_err();
         // Told by ICMP, not found out by a timeout.
-        assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+        assert_ne!(error.kind(), ErrorKind::TimedOut, "{error}");
         gateway.wait_dropped(VPC, reason, before + 1);
     }
     // From the VPC nothing but port 7000 is allowed.

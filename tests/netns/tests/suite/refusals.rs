@@ -98,11 +98,12 @@ fn an_authority_the_client_does_not_trust() {
 fn a_gateway_that_cannot_be_reached() {
     let Some(fabric) = with_laptop() else { return };
     let gateway = fabric.start_gateway();
-    // Nobody listens there: an ICMP error says so at once.
+    // Nobody listens there: an ICMP error says so, where silence would read "no answer". No time is
+    // asserted: the kernel limits ICMP errors over all namespaces together, and may send a later one.
     let port = ["--gateway", "https://192.0.2.1:4434"];
     let ended = refused(&fabric, &fabric.laptop, "laptop", VPC, &port);
-    told(&ended, 69, &["192.0.2.1:4434", "cannot be reached"]);
-    assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
+    let words = ["192.0.2.1:4434", "cannot be reached", "connection refused"];
+    told(&ended, 69, &words);
     // A host that is not there.
     let host = ["--gateway", "https://192.0.2.77:4433"];
     let ended = refused(&fabric, &fabric.laptop, "laptop", VPC, &host);

@@ -180,7 +180,8 @@ fn a_drain_without_sessions_ends_at_once() {
     let Some(fabric) = with_laptop() else { return };
     let ended = fabric.start_gateway().terminate();
     assert_eq!(ended.code, Some(0));
-    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    // Far less than the deadline of a drain that waits for somebody.
+    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
     assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
 }
 
