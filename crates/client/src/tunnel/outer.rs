@@ -24,11 +24,9 @@ use crate::AttachError;
 /// The MTU in bytes of this machine's route to an address; `None` if it is not known.
 pub type RouteMtu = fn(SocketAddr) -> Option<u32>;
 
-/// How far MTU discovery looks where the link is Ethernet or not known: 1500 less 40 for IPv6 and 8
-/// for UDP.
+/// How far MTU discovery looks at least, and where the link is not known: 1500 less 40 for IPv6 and
+/// 8 for UDP.
 pub(super) const ETHERNET_UDP_PAYLOAD_BYTES: u16 = 1452;
-/// A link with more has jumbo frames.
-const ETHERNET_MTU_BYTES: u32 = 1500;
 /// By then the first Initial was repeated twice (RFC 9002 §6.2.2: after one second and two more),
 /// so it is hardly the loss of single packets.
 pub(super) const PROBE_AFTER: Duration = Duration::from_secs(3);
@@ -228,12 +226,12 @@ impl Tunnel {
 /// How far MTU discovery looks.
 fn udp_payload_max_bytes(route_mtu_bytes: Option<u32>, remote: SocketAddr) -> u16 {
     match route_mtu_bytes {
-        Some(mtu_bytes) if mtu_bytes > ETHERNET_MTU_BYTES => {
+        Some(mtu_bytes) => {
             let bytes = mtu_bytes.saturating_sub(headers_bytes(remote));
             let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
             bytes.clamp(ETHERNET_UDP_PAYLOAD_BYTES, JUMBO_UDP_PAYLOAD_BYTES)
         }
-        _ => ETHERNET_UDP_PAYLOAD_BYTES,
+        None => ETHERNET_UDP_PAYLOAD_BYTES,
     }
 }
 
@@ -262,7 +260,8 @@ mod tests {
         for (mtu_bytes, remote, wanted) in [
             (None, v6, 1452),
             (Some(1280), v6, 1452),
-            (Some(1500), v4, 1452),
+            (Some(1500), v6, 1452),
+            (Some(1500), v4, 1472),
             (Some(4000), v4, 3972),
             (Some(4000), v6, 3952),
             (Some(9000), v6, 8952),

@@ -195,9 +195,8 @@ fn passes(access_mtu: u32, underlay_mtu: u32) {
     let _gateway = fabric.start_gateway();
     let client = fabric.attach(&fabric.laptop, "laptop", VPC);
     let (ipv4, ipv6) = (client.ipv4().to_string(), client.ipv6().to_string());
-    // Without jumbo frames the search ends where Ethernet does, with them at 9000 less IPv6 and UDP.
-    let search_max = if access_mtu > 1500 { 8952 } else { 1452 };
-    let room = (access_mtu - 28).min(underlay_mtu - 40).min(search_max);
+    // The search ends where the link does, and at 9000 less IPv6 and UDP.
+    let room = (access_mtu - 28).min(underlay_mtu - 40).min(8952);
     // Headers and tag of QUIC at most, and the path may still be searched.
     eventually("the device has most of what the path carries", || {
         client.mtu() >= (room - 55).max(1280) && client.mtu() <= underlay_mtu - 40
