@@ -24,7 +24,7 @@ pub(super) struct Note {
     gro: Vec<String>,
 }
 
-/// The gateway's own route.
+/// This attachment's route to the gateway.
 #[derive(Debug, Serialize, Deserialize)]
 struct Pin {
     destination: IpNet,
@@ -133,17 +133,20 @@ pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
     others(own).into_iter().flat_map(|note| note.gro).collect()
 }
 
-/// Deletes the gateway's route, wherever it leads now, unless other attachments need it.
+/// Deletes an attachment's route to the gateway, wherever it leads now. The routes of other
+/// attachments have other metrics, unless one took this metric after the kernel had dropped the route
+/// with its interface.
 pub(super) fn unpin(kernel: &Kernel, pin: &HostRoute, own: &Path) -> Result<(), NetlinkError> {
-    let needed = |note: &Note| {
-        let theirs = note.pin.as_ref();
-        theirs.is_some_and(|theirs| theirs.destination == pin.destination)
+    let is_theirs = |note: &Note| {
+        let theirs = note.pin.as_ref().map(|pin| (pin.destination, pin.metric));
+        theirs == Some((pin.destination, pin.metric))
     };
-    if others(own).iter().any(needed) {
+    if others(own).iter().any(is_theirs) {
         return Ok(());
     }
     let held = kernel.client_routes()?;
-    let mut pins = held.iter().filter(|route| is_pin(route, pin));
+    let is_ours = |route: &&HostRoute| is_pin(route, pin) && route.metric == pin.metric;
+    let mut pins = held.iter().filter(is_ours);
     pins.try_for_each(|route| kernel.delete_route(route))
 }
 
