@@ -439,10 +439,15 @@ fn the_gateways_route_lasts_as_long_as_one_attachment_needs_it() {
         first.undo().unwrap();
         assert_eq!((way().as_str(), pins().len()), ("eth0", 2));
         assert!(!third.renew().unwrap(), "its own is there");
-        // The second crashes, another one of it comes and goes.
+        // The second crashes. Where the third is, nobody knows of it.
         crash(&note("dc1"));
         std::mem::forget(second);
-        recover(&note("dc1"));
+        recover(&note("dc2"));
+        assert_eq!(pins().len(), 2);
+        // The next attachment to any VPC takes back what it left.
+        recover(&note("dc9"));
+        assert!(!note("dc1").exists());
+        assert!(note("dc2").exists(), "that one runs");
         assert_eq!((way().as_str(), pins().len()), ("eth0", 1));
         third.undo().unwrap();
         assert_eq!(pins(), [""; 0]);

@@ -143,3 +143,22 @@ fn a_covered_gateway_is_found_again_after_a_move() {
     client.terminate();
     assert!(!way().contains("dc0") && !fabric.laptop.ip(&["route"]).contains("192.0.2.1 "));
 }
+
+/// What a killed attachment left is taken back by the next, also where that is to another VPC.
+#[test]
+fn the_next_attachment_takes_back_what_a_killed_one_left() {
+    let Some(mut fabric) = with_laptop() else {
+        return;
+    };
+    fabric.manifests.attach("laptop", OTHER);
+    fabric.manifests.production().routes = vec!["192.0.2.0/24".into()];
+    let _gateway = fabric.start_gateway();
+    let left = || fabric.laptop.ip(&["route"]).contains("192.0.2.1 via");
+    let killed = fabric.attach(&fabric.laptop, "laptop", VPC);
+    assert!(left(), "the gateway has a route of its own");
+    killed.kill();
+    assert!(left());
+    let next = fabric.attach(&fabric.laptop, "laptop", OTHER);
+    assert!(!left());
+    assert_eq!(next.terminate().code, Some(0));
+}
