@@ -403,6 +403,7 @@ fn no_route_of_somebody_else_is_replaced_and_metrics_are_bounded() {
         assert!(matches!(error, HostError::NoMetric(_)), "{error}");
         let text = error.to_string();
         assert!(text.contains("from 50 to 99"), "{text}");
+        assert_eq!(Failure::from(error).exit, Exit::CannotCreate);
     });
 }
 
