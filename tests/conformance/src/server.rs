@@ -102,16 +102,10 @@ impl RawServer {
 
     /// A connection with a request that was answered by 200 and nothing else.
     pub async fn opened(&self) -> Opened {
-        let wire = self.ready().await;
-        let (mut send, mut reader) = wire.request_of_peer().await;
-        let head = reader.head().await;
-        send.write_all(&ok()).await.unwrap();
-        Opened {
-            wire,
-            send,
-            reader,
-            head,
-        }
+        let mut opened = Opened::unanswered(self.ready().await).await;
+        opened.head = opened.reader.head().await;
+        opened.send.write_all(&ok()).await.unwrap();
+        opened
     }
 
     /// A tunnel: addresses and routes were told, and the client is up.
@@ -135,6 +129,18 @@ pub fn ok() -> Vec<u8> {
 }
 
 impl Opened {
+    /// The client's next request on a connection, of which nothing was read and to which nothing was
+    /// said yet.
+    pub async fn unanswered(wire: Wire) -> Self {
+        let (send, reader) = wire.request_of_peer().await;
+        Self {
+            wire,
+            send,
+            reader,
+            head: Vec::new(),
+        }
+    }
+
     /// Sends a capsule in a DATA frame of its own.
     pub async fn capsule(&mut self, kind: u64, value: &[u8]) {
         self.write(&frames::capsule(kind, value)).await;
