@@ -39,8 +39,8 @@ pub struct Opened {
 }
 
 /// Runs `test` with a client that attaches to a raw server: its SDK, with sockets and threads, which
-/// is what `datum-connect` runs on. A client that was told nonsense does not come back soon, so each
-/// kind of it needs a client of its own.
+/// is what `datum-connect` runs on. A client that is told nonsense again and again comes back ever less
+/// often, so each kind of it needs a client of its own.
 #[track_caller]
 pub fn with_client<F>(test: impl FnOnce(RawServer, Rc<PacketAttachment>) -> F)
 where

@@ -149,6 +149,30 @@ fn n77_a_tunnel_that_is_wrapped_up_before_it_is_open_is_not_used() {
     world.run_until("open", connected);
 }
 
+/// The gateway sends nonsense in each tunnel, until another program takes its place.
+#[test]
+fn a_gateway_that_breaks_the_protocol_is_left_alone_and_its_successor_found() {
+    let mut world = World::attach(Behaviour::default());
+    let broken = |world: &World| downs(world).iter().any(|error| error.code() == "protocol");
+    world.gateway().break_protocol();
+    world.run_until("told", broken);
+    let took = world.run_until("tried again", connected);
+    assert!(took <= SECOND / 2, "{took:?}");
+    // Each of its tunnels ends as soon as it is open.
+    let start = world.now;
+    let mut tunnels = 0;
+    while world.now < start + 60 * SECOND {
+        if connected(&world) {
+            tunnels += 1;
+            world.gateway().break_protocol();
+        }
+        world.run_for(SECOND / 20);
+    }
+    assert!((5..=14).contains(&tunnels), "{tunnels} in a minute");
+    let took = world.run_until("open", connected);
+    assert!(took <= 31 * SECOND, "{took:?}");
+}
+
 #[test]
 fn a_suspension_ends_the_tunnel_and_its_end_is_noticed() {
     let mut world = World::attach(Behaviour::default());
