@@ -258,3 +258,26 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `masque-gateway init` prints them, too.
+    #[test]
+    fn the_commands_of_the_readme_are_understood() {
+        let lines = include_str!("../../../README.md").lines();
+        let commands: Vec<&str> = lines
+            .map(|line| line.strip_prefix("sudo ").unwrap_or(line))
+            .filter(|line| line.starts_with("datum-connect "))
+            .collect();
+        assert!(commands.len() >= 4, "{commands:?}");
+        for command in commands {
+            let words = command.split_whitespace();
+            let words = words.take_while(|word| !matches!(*word, "#" | ">"));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{command}: {error}");
+            }
+        }
+    }
+}

@@ -117,9 +117,10 @@ impl HostNetwork {
         // Addresses and the routes through the device vanish with it.
         self.routes.clear();
         self.gateway = None;
-        // First, so that of two that end at once one finds no other, and takes back what they share.
-        let _ = fs::remove_file(&self.note);
         let undone = self.pin.take().map_or(Ok(()), |pin| self.unpin(&pin));
+        // Before the look at the others' notes, so that of two that end at once one finds no other,
+        // and takes back what they share.
+        let _ = fs::remove_file(&self.note);
         if let Some(gro) = &mut self.gro {
             let needed = note::merged_for_others(&self.note);
             needed.iter().for_each(|link| gro.forget(link));

@@ -9,7 +9,7 @@ pub(crate) const WAIT_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait while the gateway was up within [`HEALTHY_RECENTLY`]: with a handshake of a few
 /// round trips the tunnel is back within a second after the gateway is.
 pub(crate) const WAIT_MAX_HEALTHY: Duration = Duration::from_millis(500);
-/// Longest wait otherwise.
+/// Longest wait otherwise; a tunnel that lasted so long shows that the gateway's fault is mended.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Wait after an answer that only somebody's change turns into another: soon enough that a person
 /// who applies the manifest sees the effect, rare enough to load nobody.
@@ -22,6 +22,10 @@ pub(crate) const HEALTHY_RECENTLY: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     failures: u32,
+    /// Answers that no time turns into others. Counted over tunnels that did not last: a gateway may
+    /// open one and break the protocol in it, each time.
+    faults: u32,
+    opened: Option<Instant>,
     healthy: Option<Instant>,
     state: u64,
 }
@@ -32,6 +36,8 @@ impl Backoff {
         // Zero is the one state that xorshift cannot leave.
         Self {
             failures: 0,
+            faults: 0,
+            opened: None,
             healthy: None,
             state: seed | 1,
         }
@@ -40,6 +46,7 @@ impl Backoff {
     /// The tunnel is open at `now`: the next failure starts from the shortest wait.
     pub(crate) fn succeeded(&mut self, now: Instant) {
         self.failures = 0;
+        self.opened = Some(now);
         self.healthy = Some(now);
     }
 
@@ -47,6 +54,10 @@ impl Backoff {
     /// however long ago the tunnel was opened.
     pub(crate) fn worked_until(&mut self, now: Instant) {
         self.healthy = Some(now);
+        let lasted = |at| now.saturating_duration_since(at) >= WAIT_MAX;
+        if self.opened.is_some_and(lasted) {
+            self.faults = 0;
+        }
     }
 
     /// Something outside changed (an address, a route, a wake-up): the next wait is the shortest.
@@ -66,12 +77,15 @@ impl Backoff {
         let wait = match retry {
             Retry::Helps => {
                 let max = if recently { WAIT_MAX_HEALTHY } else { WAIT_MAX };
-                WAIT_FIRST
-                    .saturating_mul(1 << self.failures.min(16))
-                    .min(max)
+                doubled(self.failures, max)
             }
             Retry::AfterChange => WAIT_CHANGE,
-            Retry::Useless => WAIT_MAX,
+            // Soon, for another gateway may be in its place or beside it; then ever less often, as
+            // one that is mended late is not missed for longer than it was broken.
+            Retry::Useless => {
+                self.faults = self.faults.saturating_add(1);
+                doubled(self.faults - 1, WAIT_MAX)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         // Between one half and the whole: the maximum stays a maximum.
@@ -80,9 +94,7 @@ impl Backoff {
 
     /// An attempt failed while a tunnel still works: waits grow to [`WAIT_MAX`] whatever was before.
     pub(crate) fn failed_at_leisure(&mut self) -> Duration {
-        let wait = WAIT_FIRST
-            .saturating_mul(1 << self.failures.min(16))
-            .min(WAIT_MAX);
+        let wait = doubled(self.failures, WAIT_MAX);
         self.failures = self.failures.saturating_add(1);
         wait / 2 + self.spread(wait / 2)
     }
@@ -100,6 +112,11 @@ impl Backoff {
         let bits = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40;
         bits as f64 / f64::from(1_u32 << 24)
     }
+}
+
+/// [`WAIT_FIRST`], doubled so many times, at most `max`.
+fn doubled(times: u32, max: Duration) -> Duration {
+    WAIT_FIRST.saturating_mul(1 << times.min(16)).min(max)
 }
 
 #[cfg(test)]
@@ -142,6 +159,34 @@ mod tests {
         assert!(waits[39] >= WAIT_MAX / 2, "it reaches the maximum");
         backoff.hurry();
         assert!(backoff.failed(Retry::Helps, start) <= WAIT_FIRST);
+    }
+
+    #[test]
+    fn a_broken_gateway_is_tried_again_soon_and_then_ever_less() {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(7);
+        backoff.succeeded(start);
+        backoff.worked_until(start);
+        let first = backoff.failed(Retry::Useless, start);
+        assert!(first <= WAIT_FIRST, "{first:?}");
+        let (mut broken, mut last) = (first, first);
+        for _ in 0..40 {
+            // It opens a tunnel each time, which counts for nothing before that has lasted.
+            let now = start + broken;
+            backoff.succeeded(now);
+            backoff.hurry();
+            backoff.worked_until(now);
+            last = backoff.failed(Retry::Useless, now);
+            assert!(last <= WAIT_MAX, "{last:?}");
+            assert!(last <= 4 * broken, "{last:?} after {broken:?}");
+            broken += last;
+        }
+        assert!(last >= WAIT_MAX / 2, "it reaches the maximum: {last:?}");
+        let opened = start + broken;
+        backoff.succeeded(opened);
+        backoff.worked_until(opened + WAIT_MAX);
+        let first = backoff.failed(Retry::Useless, opened + WAIT_MAX);
+        assert!(first <= WAIT_FIRST, "that tunnel lasted: {first:?}");
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub enum Retry {
     /// Somebody has to apply or mend something, at the gateway or on the way to it; trying again now
     /// and then notices.
     AfterChange,
-    /// This machine's configuration or the gateway's kind is wrong.
+    /// This machine's configuration or the gateway's kind is wrong. Another gateway may take its place,
+    /// so it is tried again soon, and then ever less often.
     Useless,
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -11,6 +12,11 @@ use crate::{development, exit::Fatal};
 
 /// Where a certificate named in `spec.listeners[].tls.certificateRefs` lies: as a Secret mounts.
 pub(crate) const SECRETS: &str = "secrets";
+
+/// The VPC of the starter manifests.
+const VPC: &str = "production-vpc";
+/// UDP port of their listener.
+const PORT: u16 = 4433;
 
 /// The starter manifests, each with its file name.
 const MANIFESTS: [(&str, &str); 4] = [
@@ -52,24 +58,47 @@ pub(crate) fn init(dir: &Path, hosts: &[String]) -> Result<(), Fatal> {
     )?;
     write(&secret.join("tls.key"), certificates.key.as_bytes(), 0o600)?;
     write(&dir.join("ca.crt"), certificates.ca.as_bytes(), 0o644)?;
-    println!("Wrote {}. Next:", dir.display());
-    println!(
-        "  1. put your connector's key into {}",
-        dir.join("connectors.yaml").display()
-    );
-    println!("     (`datum-connect key` on the client prints the manifest)");
-    println!(
-        "  2. put your SIDs into {}",
-        dir.join("vpc-ingress-point.yaml").display()
-    );
-    println!("  3. masque-gateway check {}", dir.display());
-    println!("  4. masque-gateway --manifests {}", dir.display());
-    println!("  5. on the client: datum-connect attach --vpc production-vpc \\");
-    println!(
-        "       --gateway https://HOST:4433 --ca {}",
-        dir.join("ca.crt").display()
-    );
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let host = hosts.first().map_or("localhost", String::as_str);
+    print!("{}", next_steps(&dir, host));
     Ok(())
+}
+
+/// What is to do now: the README's commands, for this folder and host.
+fn next_steps(dir: &Path, host: &str) -> String {
+    let dir = dir.display();
+    let address: Option<IpAddr> = host.parse().ok();
+    // Nothing is copied where gateway and client are one machine.
+    let is_here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+    let host = match address {
+        Some(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host.to_owned(),
+    };
+    let (fetch, bring, ca) = if is_here {
+        (String::new(), String::new(), format!("{dir}/ca.crt"))
+    } else {
+        let programs = "/usr/local/bin";
+        let fetch = format!(
+            "    scp {host}:{programs}/datum-connect {host}:{dir}/ca.crt .\n    \
+             sudo install datum-connect {programs}/\n"
+        );
+        let bring = format!("    scp connectors.yaml {host}:\n");
+        (fetch, bring, "ca.crt".to_owned())
+    };
+    format!(
+        "Wrote {dir}. Next, your SIDs, prefixes and pools:\n    \
+         sudoedit {dir}/vpc-ingress-point.yaml\n\
+         On the client:\n\
+         {fetch}    \
+         datum-connect key --vpc {VPC} > connectors.yaml\n\
+         {bring}\
+         On the gateway, where that replaces the placeholder:\n    \
+         sudo install -m 644 connectors.yaml {dir}/\n    \
+         sudo masque-gateway check {dir}\n    \
+         sudo masque-gateway --manifests {dir}\n\
+         On the client:\n    \
+         sudo datum-connect attach --vpc {VPC} --gateway https://{host}:{PORT} --ca {ca}\n"
+    )
 }
 
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Fatal> {
@@ -138,5 +167,47 @@ mod tests {
         let problem = compiled.problems[0].to_string();
         assert!(problem.contains("connectors.yaml"), "{problem}");
         assert!(problem.contains("placeholder"), "{problem}");
+    }
+
+    /// The commands among printed lines, without comments.
+    fn commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let commands = lines.map(|line| line.split("  #").next().unwrap_or(line).trim());
+        // A block of them begins with its language.
+        commands.filter(|line| !["", "sh"].contains(line)).collect()
+    }
+
+    #[test]
+    fn the_next_steps_are_those_of_the_readme() {
+        let readme = include_str!("../../../README.md");
+        let (_, after) = readme.split_once("sudo masque-gateway init ").unwrap();
+        let (steps, _) = after.split_once("datum-connect status").unwrap();
+        // Text and commands take turns; the first line is the rest of `init`'s.
+        let blocks = steps.split("```").step_by(2).flat_map(str::lines).skip(1);
+        let told = next_steps(Path::new("/etc/masque-gateway"), "gw.example.com");
+        let printed = told.lines().filter(|line| line.starts_with("    "));
+        assert_eq!(commands(printed), commands(blocks));
+    }
+
+    #[test]
+    fn the_next_steps_fit_the_folder_and_the_host() {
+        let told = next_steps(Path::new("/home/ada/gw"), "fd00::1");
+        assert!(told.contains("scp [fd00::1]:/usr/local"), "{told}");
+        assert!(
+            told.contains("--gateway https://[fd00::1]:4433 --ca ca.crt"),
+            "{told}"
+        );
+        for host in ["localhost", "127.0.0.1", "::1"] {
+            let told = next_steps(Path::new("/home/ada/gw"), host);
+            assert!(!told.contains("scp"), "{told}");
+            assert!(told.contains("key --vpc production-vpc >"), "{told}");
+            assert!(told.contains("--ca /home/ada/gw/ca.crt"), "{told}");
+        }
+    }
+
+    #[test]
+    fn the_next_steps_fit_the_manifests() {
+        let (_, point) = MANIFESTS[0];
+        assert!(point.contains(&format!("vpcRef: {{name: {VPC}}}")));
+        assert!(point.contains(&format!("port: {PORT}")));
     }
 }

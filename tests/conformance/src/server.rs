@@ -39,8 +39,8 @@ pub struct Opened {
 }
 
 /// Runs `test` with a client that attaches to a raw server: its SDK, with sockets and threads, which
-/// is what `datum-connect` runs on. A client that was told nonsense does not come back soon, so each
-/// kind of it needs a client of its own.
+/// is what `datum-connect` runs on. A client that is told nonsense again and again comes back ever less
+/// often, so each kind of it needs a client of its own.
 #[track_caller]
 pub fn with_client<F>(test: impl FnOnce(RawServer, Rc<PacketAttachment>) -> F)
 where
@@ -102,16 +102,10 @@ impl RawServer {
 
     /// A connection with a request that was answered by 200 and nothing else.
     pub async fn opened(&self) -> Opened {
-        let wire = self.ready().await;
-        let (mut send, mut reader) = wire.request_of_peer().await;
-        let head = reader.head().await;
-        send.write_all(&ok()).await.unwrap();
-        Opened {
-            wire,
-            send,
-            reader,
-            head,
-        }
+        let mut opened = Opened::unanswered(self.ready().await).await;
+        opened.head = opened.reader.head().await;
+        opened.send.write_all(&ok()).await.unwrap();
+        opened
     }
 
     /// A tunnel: addresses and routes were told, and the client is up.
@@ -135,6 +129,18 @@ pub fn ok() -> Vec<u8> {
 }
 
 impl Opened {
+    /// The client's next request on a connection, of which nothing was read and to which nothing was
+    /// said yet.
+    pub async fn unanswered(wire: Wire) -> Self {
+        let (send, reader) = wire.request_of_peer().await;
+        Self {
+            wire,
+            send,
+            reader,
+            head: Vec::new(),
+        }
+    }
+
     /// Sends a capsule in a DATA frame of its own.
     pub async fn capsule(&mut self, kind: u64, value: &[u8]) {
         self.write(&frames::capsule(kind, value)).await;

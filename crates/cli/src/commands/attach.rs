@@ -73,7 +73,6 @@ pub(crate) fn run(args: &AttachArgs, dirs: &Dirs) -> Result<(), Failure> {
     // Before any thread is there: they all inherit it.
     let signals = block_signals()?;
     let note = note_path(dirs, &vpc);
-    host::recover(&note);
     let progress = Progress {
         connector,
         vpc: vpc.clone(),
@@ -176,6 +175,8 @@ impl Session {
         note: PathBuf,
     ) -> Result<Self, Failure> {
         let (device, queue) = open_device(args.device.as_deref())?;
+        // Who may have a device may take back, too; nobody else could, and the notes would be lost.
+        host::recover(&note);
         let network = HostNetwork::new(&device.name, args.default_route, note)
             .map_err(|error| netlink(&error))?;
         let network = Arc::new(Mutex::new(network));

@@ -1,6 +1,11 @@
 //! What would stay after a crash: the TUN device vanishes with its process, this does not.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use ipnet::IpNet;
 use masque_netlink::{Gro, HostRoute, Kernel, NetlinkError};
@@ -24,7 +29,7 @@ pub(super) struct Note {
     gro: Vec<String>,
 }
 
-/// The gateway's own route.
+/// This attachment's route to the gateway.
 #[derive(Debug, Serialize, Deserialize)]
 struct Pin {
     destination: IpNet,
@@ -62,7 +67,7 @@ impl Note {
             return;
         }
         let text = serde_json::to_string(self).unwrap_or_default();
-        if let Err(error) = fs::write(path, text) {
+        if let Err(error) = replace(path, &text) {
             tracing::warn!(%error, "a crash would leave {self:?}");
         }
     }
@@ -106,6 +111,13 @@ impl Note {
     }
 }
 
+/// Whoever reads it meanwhile finds the former note or the new one, never half of one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
 /// When a process started (proc(5), the 22nd value of its `stat`); `None` when it does not run.
 fn start_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -114,15 +126,18 @@ fn start_ticks(pid: u32) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// The notes in the folder of `own`, that one among them if it is there.
+fn notes(own: &Path) -> impl Iterator<Item = PathBuf> {
+    let folder = own.parent().and_then(|folder| fs::read_dir(folder).ok());
+    let paths = folder.into_iter().flatten().flatten();
+    let paths = paths.map(|entry| entry.path());
+    paths.filter(|path| path.extension() == own.extension())
+}
+
 /// The notes of other attachments that run now: those beside `own`.
 fn others(own: &Path) -> Vec<Note> {
-    let Some(Ok(folder)) = own.parent().map(fs::read_dir) else {
-        return Vec::new();
-    };
-    folder
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path != own && path.extension() == own.extension())
+    notes(own)
+        .filter(|path| path != own)
         .filter_map(|path| Note::read(&path))
         .filter(Note::is_alive)
         .collect()
@@ -133,29 +148,36 @@ pub(super) fn merged_for_others(own: &Path) -> BTreeSet<String> {
     others(own).into_iter().flat_map(|note| note.gro).collect()
 }
 
-/// Deletes the gateway's route, wherever it leads now, unless other attachments need it.
+/// Deletes an attachment's route to the gateway, wherever it leads now. The routes of other
+/// attachments have other metrics, unless one took this metric after the kernel had dropped the route
+/// with its interface.
 pub(super) fn unpin(kernel: &Kernel, pin: &HostRoute, own: &Path) -> Result<(), NetlinkError> {
-    let needed = |note: &Note| {
-        let theirs = note.pin.as_ref();
-        theirs.is_some_and(|theirs| theirs.destination == pin.destination)
+    let is_theirs = |note: &Note| {
+        let theirs = note.pin.as_ref().map(|pin| (pin.destination, pin.metric));
+        theirs == Some((pin.destination, pin.metric))
     };
-    if others(own).iter().any(needed) {
+    if others(own).iter().any(is_theirs) {
         return Ok(());
     }
     let held = kernel.client_routes()?;
-    let mut pins = held.iter().filter(|route| is_pin(route, pin));
+    let is_ours = |route: &&HostRoute| is_pin(route, pin) && route.metric == pin.metric;
+    let mut pins = held.iter().filter(is_ours);
     pins.try_for_each(|route| kernel.delete_route(route))
 }
 
-/// Takes back what an attachment left that crashed.
-pub(crate) fn recover(path: &Path) {
-    if let Some(note) = Note::read(path) {
-        if note.is_alive() {
-            return;
+/// Takes back what attachments left that crashed, whichever VPC they were of: those whose notes are
+/// in the folder of `own`, which is where the caller's will be.
+pub(crate) fn recover(own: &Path) {
+    for path in notes(own) {
+        let note = Note::read(&path);
+        if note.as_ref().is_some_and(Note::is_alive) {
+            continue;
         }
-        note.undo(path);
+        if let Some(note) = note {
+            note.undo(&path);
+        }
+        let _ = fs::remove_file(path);
     }
-    let _ = fs::remove_file(path);
 }
 
 #[cfg(test)]

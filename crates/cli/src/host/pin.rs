@@ -1,8 +1,9 @@
 //! The gateway's own route: keeps our packets to it out of the tunnel.
 //!
-//! Attachments to one gateway share it: whoever ends last, by the notes, deletes it.
+//! Each attachment to a gateway has one, told from the others' by its metric, and deletes that alone.
+//! Attachments need not know of each other: root's and a user's have notes in different folders.
 
-use std::net::IpAddr;
+use std::{iter, net::IpAddr};
 
 use masque_netlink::{HostRoute, NetlinkError};
 
@@ -31,9 +32,9 @@ impl HostNetwork {
         let stays = |pin: &Pin| is_covered && pin.route.destination == gateway.into();
         let mut changed = false;
         if let Some(old) = self.pin.take_if(|pin| !stays(pin)) {
-            // Noted first, so that of two that leave it at once one deletes it.
+            let deleted = self.unpin(&old);
             self.write_note();
-            self.unpin(&old)?;
+            deleted?;
             changed = true;
         }
         if !is_covered {
@@ -46,67 +47,92 @@ impl HostNetwork {
         Ok(self.set_pin(pin, held)? || changed)
     }
 
-    /// Deletes the gateway's route, unless other attachments need it.
+    /// Deletes our route to the gateway.
     pub(super) fn unpin(&self, pin: &Pin) -> Result<(), NetlinkError> {
         note::unpin(&self.kernel, &pin.route, &self.note)
     }
 
     fn set_pin(&mut self, pin: Pin, held: &[HostRoute]) -> Result<bool, NetlinkError> {
-        let there = held.iter().find(|route| is_pin(route, &pin.route));
-        let metric = there.map(|route| route.metric);
+        let known = self.pin.as_ref().map(|pin| pin.route.clone());
+        let ours = known.as_ref().map(|route| route.metric);
+        let (own, others): (Vec<_>, Vec<_>) = held
+            .iter()
+            .filter(|route| is_pin(route, &pin.route))
+            .partition(|route| Some(route.metric) == ours);
+        let mut changed = self.lead_others(&others, &pin.route);
         let route = HostRoute {
-            metric: metric.unwrap_or(*routes::METRICS.start()),
+            metric: ours.unwrap_or(*routes::METRICS.start()),
             ..pin.route
         };
-        let is_there = there == Some(&route);
-        let known = self.pin.as_ref().map(|pin| &pin.route);
-        if is_there && known == Some(&route) {
-            return Ok(false);
+        let is_there = own.contains(&&route);
+        if is_there && known.as_ref() == Some(&route) {
+            return Ok(changed);
         }
         // Noted before it is there, so that a crash in between leaves nothing.
-        let former = self.pin.replace(Pin {
+        self.pin = Some(Pin {
             route: route.clone(),
             ..pin
         });
-        self.write_note();
-        let set = match metric {
-            Some(_) if is_there => Ok(()),
-            Some(_) => self.kernel.replace_route(&route),
-            None => self.claim_pin(route),
+        let set = if own.is_empty() {
+            let taken: Vec<u32> = others.iter().map(|other| other.metric).collect();
+            self.claim_pin(&route, &taken)
+        } else {
+            self.write_note();
+            self.kernel.replace_route(&route)
         };
         match set {
-            Ok(()) => Ok(!is_there),
+            Ok(()) => changed |= !is_there,
             // An interface that is gone: the next change of the network tries again.
-            Err(error) if former.is_some() => {
+            Err(error) if known.is_some() => {
                 tracing::debug!(%error, "the way to the gateway is not there now");
-                Ok(false)
             }
             Err(error) => {
                 self.pin = None;
                 self.write_note();
-                Err(error)
+                return Err(error);
             }
         }
+        Ok(changed)
     }
 
-    /// Takes the first metric that nobody else's route to the gateway has.
-    fn claim_pin(&mut self, route: HostRoute) -> Result<(), NetlinkError> {
-        for metric in routes::METRICS {
+    /// The routes of other attachments to this gateway lead where ours does, for one of them may come
+    /// before ours, and whoever made it may have crashed. Whether anything was changed.
+    fn lead_others(&self, others: &[&HostRoute], pin: &HostRoute) -> bool {
+        let mut changed = false;
+        for other in others.iter().filter(|other| !is_same_hop(other, pin)) {
+            let route = HostRoute {
+                metric: other.metric,
+                ..pin.clone()
+            };
+            match self.kernel.replace_route(&route) {
+                Ok(()) => changed = true,
+                Err(error) => tracing::debug!(%error, "another way to the gateway stays"),
+            }
+        }
+        changed
+    }
+
+    /// Takes the metric of `route`, or the first that no route to the gateway has; `taken` are those
+    /// of other attachments.
+    fn claim_pin(&mut self, route: &HostRoute, taken: &[u32]) -> Result<(), NetlinkError> {
+        let rest = routes::METRICS.filter(|metric| *metric != route.metric);
+        let metrics = iter::once(route.metric).chain(rest);
+        for metric in metrics.filter(|metric| !taken.contains(metric)) {
             let route = HostRoute {
                 metric,
                 ..route.clone()
             };
-            if metric != *routes::METRICS.start()
-                && let Some(pin) = &mut self.pin
-            {
+            if let Some(pin) = &mut self.pin {
                 pin.route = route.clone();
-                self.write_note();
             }
+            self.write_note();
             if self.kernel.claim_route(&route)? {
                 return Ok(());
             }
         }
-        // As many routes to this one host lead past the tunnel already.
+        // As many routes to this one host lead past the tunnel already, and none is ours.
+        self.pin = None;
+        self.write_note();
         Ok(())
     }
 

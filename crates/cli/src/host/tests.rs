@@ -403,6 +403,7 @@ fn no_route_of_somebody_else_is_replaced_and_metrics_are_bounded() {
         assert!(matches!(error, HostError::NoMetric(_)), "{error}");
         let text = error.to_string();
         assert!(text.contains("from 50 to 99"), "{text}");
+        assert_eq!(Failure::from(error).exit, Exit::CannotCreate);
     });
 }
 
@@ -411,38 +412,86 @@ fn the_gateways_route_lasts_as_long_as_one_attachment_needs_it() {
     let Some((_lab, host)) = host_with_router() else {
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
+    // Root's, and one of another user: neither sees the other's notes.
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     host.enter(|| {
         let _devices = [open("dc0"), open("dc1"), open("dc2")];
-        let note = |device| folder.path().join(device).with_extension("undo");
+        let note = |device: &str| {
+            let folder = if device == "dc2" { &elsewhere } else { &folder };
+            folder.path().join(device).with_extension("undo")
+        };
         let attach = |device| {
             let mut network = HostNetwork::new(device, false, note(device)).unwrap();
             let covering = assignment(&["10.0.100.50/32"], &["198.51.100.0/24"], "198.51.100.9");
             network.apply(&covering).unwrap();
             network
         };
+        let way = || {
+            let kernel = Kernel::open().unwrap();
+            let found = kernel.route_to("198.51.100.9".parse().unwrap()).unwrap();
+            found.unwrap().link
+        };
         let pins = || {
             let shown = host.ip(&["route", "show", "198.51.100.9"]);
             shown.lines().map(str::to_owned).collect::<Vec<_>>()
         };
         let (mut first, second, mut third) = (attach("dc0"), attach("dc1"), attach("dc2"));
-        assert_eq!(pins().len(), 1, "{:?}", pins());
+        assert_eq!(pins().len(), 3, "{:?}", pins());
         first.undo().unwrap();
-        assert_eq!(pins().len(), 1);
-        // The second crashes, another one of it comes and goes.
+        assert_eq!((way().as_str(), pins().len()), ("eth0", 2));
+        assert!(!third.renew().unwrap(), "its own is there");
+        // The second crashes. Where the third is, nobody knows of it.
         crash(&note("dc1"));
         std::mem::forget(second);
-        recover(&note("dc1"));
-        assert_eq!(pins().len(), 1, "the third one needs it");
+        recover(&note("dc2"));
+        assert_eq!(pins().len(), 2);
+        // The next attachment to any VPC takes back what it left.
+        recover(&note("dc9"));
+        assert!(!note("dc1").exists());
+        assert!(note("dc2").exists(), "that one runs");
+        assert_eq!((way().as_str(), pins().len()), ("eth0", 1));
         third.undo().unwrap();
         assert_eq!(pins(), [""; 0]);
+    });
+}
 
-        // Two that end at once: each has taken its note away before it looks at the others'.
+/// The cable is pulled: the kernel drops the routes, whichever attachment they are of. They return
+/// by the way that there is then, also the one whose attachment crashed.
+#[test]
+fn after_a_move_each_attachment_has_its_own_route_to_the_gateway_again() {
+    let Some((_lab, host)) = host_with_router() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    host.enter(|| {
+        let _devices = [open("dc0"), open("dc1")];
+        let attach = |device| {
+            let note = folder.path().join(device).with_extension("undo");
+            let mut network = HostNetwork::new(device, false, note).unwrap();
+            let covering = assignment(&["10.0.100.50/32"], &["198.51.100.0/24"], "198.51.100.9");
+            network.apply(&covering).unwrap();
+            network
+        };
+        let pins = |way: &str| {
+            let shown = host.ip(&["route", "show", "198.51.100.9"]);
+            shown.lines().filter(|line| line.contains(way)).count()
+        };
         let (mut first, mut second) = (attach("dc0"), attach("dc1"));
-        fs::remove_file(note("dc0")).unwrap();
+        host.ip(&["link", "set", "eth0", "down"]);
+        assert_eq!(pins(""), 0);
+        host.ip(&["link", "set", "eth0", "up"]);
+        host.route("default via 192.168.7.1");
+        assert!(second.renew().unwrap() && first.renew().unwrap());
+        assert_eq!(pins("via 192.168.7.1"), 2);
+
+        // The first never hears of the other router.
+        host.ip(&["route", "replace", "default", "via", "192.168.7.3"]);
+        assert!(second.renew().unwrap());
+        assert_eq!((pins("via 192.168.7.3"), pins("")), (2, 2));
         second.undo().unwrap();
+        assert_eq!(pins(""), 1);
         first.undo().unwrap();
-        assert_eq!(pins(), [""; 0]);
+        assert_eq!(pins(""), 0);
     });
 }
 

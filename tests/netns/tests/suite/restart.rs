@@ -135,12 +135,11 @@ fn a_device_that_somebody_breaks_is_mended_while_draining() {
     for tun in ["mq0", "mq1"] {
         fabric.gateway.ip(&["link", "del", tun]);
     }
-    let back = within(Duration::from_secs(2), || {
-        let once = ["-n", "-c", "1", "-W", "0.3", WORK_V4];
+    eventually("packets pass again", || {
+        let once = ["-n", "-c", "1", "-W", "1", WORK_V4];
         let ping = fabric.laptop.command("ping", &once).output();
         ping.unwrap().status.success()
     });
-    assert!(back.is_some(), "{}", gateway.log());
     assert!(gateway.process().runs(), "and the drain goes on");
 }
 
@@ -179,9 +178,14 @@ fn settings_are_put_back_after_a_kill_and_a_good_end() {
 fn a_drain_without_sessions_ends_at_once() {
     let Some(fabric) = with_laptop() else { return };
     let ended = fabric.start_gateway().terminate();
-    assert_eq!(ended.code, Some(0));
-    // Far less than the deadline of a drain that waits for somebody.
-    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    // It waited for nobody: the default deadline is ten minutes.
+    assert!(ended.output.contains("sessions=0"), "{}", ended.output);
+    assert!(
+        !ended.output.contains("deadline passed"),
+        "{}",
+        ended.output
+    );
     assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
 }
 

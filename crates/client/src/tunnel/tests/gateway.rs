@@ -219,6 +219,16 @@ impl Gateway {
         }
     }
 
+    /// Says in every tunnel what is no capsule: half an address.
+    pub(crate) fn break_protocol(&mut self) {
+        for (conn, stream) in std::mem::take(&mut self.sessions).into_keys() {
+            // A client that has left hears nothing.
+            if let Some(http) = self.machine.http(conn) {
+                let _ = http.send_data(stream, Bytes::from_static(&[1, 2, 0, 4]), false);
+            }
+        }
+    }
+
     /// Ends every tunnel as a suspension does.
     pub(crate) fn end_sessions(&mut self) {
         for (conn, stream) in std::mem::take(&mut self.sessions).into_keys() {

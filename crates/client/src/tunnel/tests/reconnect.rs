@@ -2,7 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{OURS, THEIRS, gateway::Behaviour, packet, send, world::World};
+use super::{
+    OURS, THEIRS,
+    gateway::{Behaviour, Gateway},
+    packet, send,
+    world::World,
+};
 use crate::{AttachError, Phase, TunnelEvent};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,35 +33,36 @@ fn talk(world: &mut World, times: usize, pause: Duration) {
     }
 }
 
-#[test]
-fn a_restart_that_is_refused_meanwhile_is_over_within_a_second() {
-    let mut world = World::attach(Behaviour::default());
-    let before = world.client.assignment().unwrap().addresses;
+/// The gateway is gone while an application goes on sending `times`, every 100 ms, and returns: so is
+/// the tunnel, within a second.
+fn back_within_a_second(mut world: World, refuses: bool, times: usize) -> World {
     world.stop_gateway();
-    world.link.refuses = true;
-    talk(&mut world, 30, SECOND / 10);
+    world.link.refuses = refuses;
+    talk(&mut world, times, SECOND / 10);
     assert_eq!(world.client.phase(), Phase::Reconnecting);
     world.start_gateway(Behaviour::default(), 2);
     let took = world.run_until("back", connected);
-    assert!(took <= SECOND, "{took:?}");
+    assert!(took <= SECOND, "{took:?} with refusals {refuses}");
+    world
+}
+
+#[test]
+fn a_restart_that_is_refused_meanwhile_is_over_within_a_second() {
+    let world = World::attach(Behaviour::default());
+    let before = world.client.assignment().unwrap().addresses;
+    let world = back_within_a_second(world, true, 30);
     assert_eq!(world.client.assignment().unwrap().addresses, before);
     assert_eq!(world.client.reconnects(), 1);
 }
 
 #[test]
 fn a_restart_behind_a_silent_network_is_over_within_a_second() {
-    let mut world = World::attach(Behaviour::default());
-    world.stop_gateway();
-    talk(&mut world, 100, SECOND / 10);
-    assert_eq!(world.client.phase(), Phase::Reconnecting);
+    let world = back_within_a_second(World::attach(Behaviour::default()), false, 100);
     assert!(
         matches!(downs(&world)[0], AttachError::PeerLost { .. }),
         "{:?}",
         downs(&world)
     );
-    world.start_gateway(Behaviour::default(), 2);
-    let took = world.run_until("back", connected);
-    assert!(took <= SECOND, "{took:?}");
 }
 
 #[test]
@@ -64,13 +70,7 @@ fn an_old_tunnel_comes_back_as_fast_as_a_young_one() {
     for refuses in [false, true] {
         let mut world = World::attach(Behaviour::default());
         world.run_for(600 * SECOND);
-        world.stop_gateway();
-        world.link.refuses = refuses;
-        talk(&mut world, 200, SECOND / 10);
-        assert_eq!(world.client.phase(), Phase::Reconnecting);
-        world.start_gateway(Behaviour::default(), 2);
-        let took = world.run_until("back", connected);
-        assert!(took <= SECOND, "{took:?} with refusals {refuses}");
+        back_within_a_second(world, refuses, 200);
     }
 }
 
@@ -98,10 +98,10 @@ fn a_quick_restart_with_another_secret_is_noticed_by_silence() {
     }
 }
 
-#[test]
-fn a_drain_moves_without_losing_a_packet() {
+/// What the gateway says makes the client open another tunnel first; no packet is lost.
+fn moves_without_losing_a_packet(say: impl FnOnce(&mut Gateway)) {
     let mut world = World::attach(Behaviour::default());
-    world.gateway().go_away();
+    say(world.gateway());
     for number in 0..50 {
         assert_eq!(send(&mut world, packet(OURS, THEIRS, 100 + number)), None);
         world.run_for(Duration::from_millis(10));
@@ -120,20 +120,13 @@ fn a_drain_moves_without_losing_a_packet() {
 }
 
 #[test]
+fn a_drain_moves_without_losing_a_packet() {
+    moves_without_losing_a_packet(Gateway::go_away);
+}
+
+#[test]
 fn n77_a_wrap_up_moves_without_losing_a_packet() {
-    let mut world = World::attach(Behaviour::default());
-    world.gateway().wrap_up();
-    for number in 0..50 {
-        assert_eq!(send(&mut world, packet(OURS, THEIRS, 100 + number)), None);
-        world.run_for(Duration::from_millis(10));
-        assert!(connected(&world));
-    }
-    world.run_until("moved", |w| w.client.reconnects() == 1);
-    world.run_for(SECOND);
-    assert!(world.has(|event| *event == TunnelEvent::Draining));
-    assert!(downs(&world).is_empty(), "{:?}", downs(&world));
-    assert_eq!(world.gateway().packets.len(), 50);
-    assert_eq!(world.gateway().sessions.len(), 1);
+    moves_without_losing_a_packet(Gateway::wrap_up);
 }
 
 #[test]
@@ -154,6 +147,30 @@ fn n77_a_tunnel_that_is_wrapped_up_before_it_is_open_is_not_used() {
     );
     world.gateway().behaviour = Behaviour::default();
     world.run_until("open", connected);
+}
+
+/// The gateway sends nonsense in each tunnel, until another program takes its place.
+#[test]
+fn a_gateway_that_breaks_the_protocol_is_left_alone_and_its_successor_found() {
+    let mut world = World::attach(Behaviour::default());
+    let broken = |world: &World| downs(world).iter().any(|error| error.code() == "protocol");
+    world.gateway().break_protocol();
+    world.run_until("told", broken);
+    let took = world.run_until("tried again", connected);
+    assert!(took <= SECOND / 2, "{took:?}");
+    // Each of its tunnels ends as soon as it is open.
+    let start = world.now;
+    let mut tunnels = 0;
+    while world.now < start + 60 * SECOND {
+        if connected(&world) {
+            tunnels += 1;
+            world.gateway().break_protocol();
+        }
+        world.run_for(SECOND / 20);
+    }
+    assert!((5..=14).contains(&tunnels), "{tunnels} in a minute");
+    let took = world.run_until("open", connected);
+    assert!(took <= 31 * SECOND, "{took:?}");
 }
 
 #[test]
