@@ -11,6 +11,7 @@
 //! the longest flow of the fullest session loses its oldest packets (RFC 8290 §4.1.3).
 
 mod codel;
+mod key;
 mod rounds;
 mod store;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::{
     segment::{GsoInfo, segments},
 };
 use codel::Codel;
+pub use key::{fragments_key, queue_key, queue_key_of};
 use rounds::{Rounds, Turn};
 use store::Store;
 
@@ -168,7 +170,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
         self.store.allocated_bytes()
     }
 
-    /// Puts a packet or super-packet at the end of its flow. Makes room for it by dropping from the
+    /// Puts a packet or super-packet at the end of its flow, which [`queue_key`] tells. Makes room for it by dropping from the
     /// longest flow of the fullest session.
     pub fn push(&mut self, now_us: u64, session: S, flow: &FlowKey, packet: &[u8], gso: &GsoInfo) {
         let Some(mut buffer) = self.room_for(packet.len()) else {

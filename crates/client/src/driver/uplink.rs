@@ -8,10 +8,8 @@
 use std::time::Instant;
 
 use masque_packet::{
-    flow::{FlowKey, flow_key},
     icmp::MAX_ERROR_BYTES,
-    ip,
-    queue::FairQueue,
+    queue::{FairQueue, queue_key_of},
     segment::GsoInfo,
 };
 
@@ -53,10 +51,9 @@ impl Uplink {
 
     /// Puts a packet behind the others of its flow; how many are lost for it.
     fn push(&mut self, now: Instant, packet: &[u8], gso: &GsoInfo) -> usize {
-        let flow =
-            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
+        let key = queue_key_of(packet);
         let lost = self.queue.stats().overflowed;
-        self.queue.push(self.micros(now), (), &flow, packet, gso);
+        self.queue.push(self.micros(now), (), &key, packet, gso);
         usize::try_from(self.queue.stats().overflowed - lost).unwrap_or(usize::MAX)
     }
 }
@@ -131,3 +128,6 @@ impl<D: Device> Driver<D> {
         sent
     }
 }
+
+#[cfg(test)]
+mod tests;

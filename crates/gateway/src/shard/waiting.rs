@@ -8,9 +8,7 @@ use std::time::Instant;
 use masque_gateway_core::SlotId;
 use masque_packet::{
     edit,
-    flow::{FlowKey, flow_key},
-    ip,
-    queue::FairQueue,
+    queue::{FairQueue, queue_key_of},
     segment::GsoInfo,
 };
 
@@ -57,10 +55,9 @@ impl Waiting {
         gso: &GsoInfo,
         figures: &mut ShardFigures,
     ) {
-        let flow =
-            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
+        let key = queue_key_of(packet);
         let lost = self.queue.stats().overflowed;
-        self.queue.push(self.micros(at), slot, &flow, packet, gso);
+        self.queue.push(self.micros(at), slot, &key, packet, gso);
         figures.queue_full += self.queue.stats().overflowed - lost;
     }
 

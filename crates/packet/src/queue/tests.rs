@@ -5,7 +5,10 @@ use proptest::prelude::*;
 
 use super::codel::{INTERVAL_US, TARGET_US};
 use super::*;
+use crate::build::{build_ip, build_udp};
+use crate::fragment::fragments;
 use crate::protocol;
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, resum};
 use crate::segment::GsoKind;
 
 const MEMORY_BYTES: usize = 1 << 20;
@@ -74,6 +77,91 @@ fn who_sends_little_goes_before_who_sends_much() {
     assert_eq!(pop(&mut queue, 0).unwrap().1, [1; 100]);
     push(&mut queue, 0, 2, &bulk, &[2; 100]);
     assert_eq!(pop(&mut queue, 0).unwrap().1, [2; 100], "another session");
+}
+
+/// The fragments of an IPv4 datagram of UDP.
+fn ipv4_fragments(src_port: u16) -> Vec<Vec<u8>> {
+    let mut datagram = build_udp(V4_A, V4_B, src_port, 443, &[3; 3000]);
+    // It may be fragmented.
+    datagram[6] = 0;
+    resum(&mut datagram);
+    let mut fragments = fragments(&datagram, 1400).unwrap();
+    let mut made = Vec::new();
+    let mut buffer = [0; 1400];
+    while let Some(bytes) = fragments.write_next(&mut buffer) {
+        made.push(buffer[..bytes].to_vec());
+    }
+    made
+}
+
+/// Three IPv6 fragments of a UDP datagram with Destination Options, which the Next Header of the
+/// later ones names.
+fn ipv6_fragments(src_port: u16) -> Vec<Vec<u8>> {
+    let piece = |next: u8, units: u16, more: u16, data: &[u8]| {
+        let place = (units << 3 | more).to_be_bytes();
+        let header = [next, 0, place[0], place[1], 0, 0, 0, 7];
+        build_ip(V6_A, V6_B, protocol::FRAGMENT, &[&header, data].concat())
+    };
+    let ports = [src_port.to_be_bytes(), 443_u16.to_be_bytes()].concat();
+    let options = [protocol::UDP, 0, 1, 4, 0, 0, 0, 0];
+    let first = [&options[..], &ports, &[0; 1004]].concat();
+    vec![
+        piece(protocol::DESTINATION_OPTIONS, 0, 1, &first),
+        piece(protocol::DESTINATION_OPTIONS, 127, 1, &[1; 1016]),
+        piece(protocol::DESTINATION_OPTIONS, 254, 0, &[2; 100]),
+    ]
+}
+
+/// A flow that waits since long, and a datagram of the same one in fragments: who judges them behind
+/// the queue needs the first one first.
+#[test]
+fn fragments_leave_in_the_order_they_came() {
+    for (src, dst) in [(V4_A, V4_B), (V6_A, V6_B)] {
+        let whole = build_udp(src, dst, 5, 443, &[0; 1300]);
+        let fragments = if src.is_ipv4() {
+            ipv4_fragments(5)
+        } else {
+            ipv6_fragments(5)
+        };
+        assert_eq!(fragments.len(), 3);
+        let mut queue = FairQueue::new(1 << 24);
+        for _ in 0..20 {
+            push(&mut queue, 0, 1, &queue_key_of(&whole), &whole);
+        }
+        for _ in 0..5 {
+            assert_eq!(pop(&mut queue, 0).unwrap().1, whole);
+        }
+        let mut came = Vec::new();
+        for datagram in 0..15 {
+            for fragment in &fragments {
+                let mut fragment = fragment.clone();
+                // The traffic class, which is in no key, tells the datagrams apart.
+                fragment[1] = datagram << 4;
+                if src.is_ipv4() {
+                    resum(&mut fragment);
+                }
+                push(&mut queue, 0, 1, &queue_key_of(&fragment), &fragment);
+                came.push(fragment);
+            }
+        }
+        let mut left = Vec::new();
+        while let Some((_, packet, _)) = pop(&mut queue, 0) {
+            left.extend((packet != whole).then_some(packet));
+        }
+        assert_eq!(left, came);
+    }
+}
+
+#[test]
+fn a_whole_packet_waits_behind_its_flow() {
+    let packet = build_udp(V4_A, V4_B, 5, 443, b"x");
+    let expected = FlowKey::new(V4_A, V4_B, protocol::UDP, 5, 443);
+    assert_eq!(queue_key_of(&packet), expected);
+    let header = crate::ip::parse(&packet).unwrap();
+    for fragment in ipv4_fragments(5) {
+        assert_eq!(queue_key_of(&fragment), fragments_key(&header));
+    }
+    assert_eq!(queue_key_of(b"no packet"), FlowKey::UNSPECIFIED);
 }
 
 #[test]
