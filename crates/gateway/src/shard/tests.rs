@@ -37,6 +37,17 @@ fn loopback() -> SocketOptions {
 impl Bench {
     /// A shard that listens to nothing, and a client that is not connected.
     pub(super) fn new() -> Self {
+        Self::with(MachineConfig::new([7; 32], [8; 32]))
+    }
+
+    /// The same with a client that takes DATAGRAM frames of so many bytes.
+    pub(super) fn taking(frame_bytes: usize) -> Self {
+        let mut config = MachineConfig::new([7; 32], [8; 32]);
+        config.tuning.datagram_receive_bytes = frame_bytes;
+        Self::with(config)
+    }
+
+    fn with(client: MachineConfig) -> Self {
         let mailbox = Mailbox::new().unwrap();
         let mailboxes = vec![Arc::clone(&mailbox)];
         let registry = Registry::new(RegistryConfig::default());
@@ -48,11 +59,10 @@ impl Bench {
             ..DataplaneConfig::default()
         };
         let shard = Shard::new(0, Arc::new(control), &mailboxes, config, busy, epoch).unwrap();
-        let config = MachineConfig::new([7; 32], [8; 32]);
         Self {
             shard,
             mailbox,
-            client: Machine::client(config, http3::Config::default(), epoch),
+            client: Machine::client(client, http3::Config::default(), epoch),
             socket: UdpSocket::bind(&loopback()).unwrap(),
             seen: Vec::new(),
         }

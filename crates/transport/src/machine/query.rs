@@ -21,6 +21,10 @@ pub enum ExportError {
     TooLong,
 }
 
+/// What a path's UDP payload holds beside a datagram, as quinn-proto reckons, at most: flags 1,
+/// connection id 20, packet number 4, tag 16, type and length of the DATAGRAM frame 9.
+const DATAGRAM_OVERHEAD_MAX_BYTES: usize = 50;
+
 /// Counters and gauges of one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionStats {
@@ -73,6 +77,16 @@ impl Machine {
     /// UDP payload that the path carries now.
     pub fn path_mtu(&self, conn: ConnId) -> Option<u16> {
         Some(self.conn(conn)?.udp_payload)
+    }
+
+    /// Whether it is the peer's `max_datagram_frame_size` (RFC 9221 §3) that datagrams must be short
+    /// for, and not the path, as far as it is known: then no longer ones will fit, however wide the
+    /// path turns out to be.
+    pub fn peer_limits_datagrams(&self, conn: ConnId) -> bool {
+        let found = self.conn(conn);
+        found.is_some_and(|conn| {
+            conn.max_datagram + DATAGRAM_OVERHEAD_MAX_BYTES < usize::from(conn.udp_payload)
+        })
     }
 
     /// Counters and gauges.
