@@ -119,6 +119,11 @@ impl HeldRequests {
             .count()
     }
 
+    /// Whether a connection has a request here.
+    pub(super) fn has(&self, port: u16, conn: ConnId) -> bool {
+        self.0.keys().any(|key| is_of(key, port, conn))
+    }
+
     /// Whether the request was held; it is not any more.
     pub(super) fn remove(&mut self, key: TunnelKey) -> bool {
         self.0.remove(&key).is_some()
@@ -197,6 +202,7 @@ impl Shard {
             let error = ProxyError::ConnectionLimitReached;
             self.carry_out(index, key, refuse(503, error, details, "held"), at);
         }
+        self.tell_use(key);
     }
 
     /// A connection's datagrams have another size: decides about requests that waited for it.
@@ -220,6 +226,7 @@ impl Shard {
                 self.decide(index, key, &held.head, held.identity, resolved, now)
             };
             self.carry_out(index, key, decision, at);
+            self.tell_use(key);
             if let Some(tunnel) = self.tunnels.at(key) {
                 tunnel.protocol.handle_data(held.early.into(), now.mono_ms);
                 self.pump_tunnel(key, now);
@@ -234,6 +241,7 @@ impl Shard {
             if let Some(index) = self.ports.iter().position(|p| p.number() == key.port) {
                 self.carry_out(index, key, too_narrow(), at);
             }
+            self.tell_use(key);
         }
     }
 
@@ -244,6 +252,7 @@ impl Shard {
         {
             self.held.remove(key);
             self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
+            self.tell_use(key);
         }
     }
 }

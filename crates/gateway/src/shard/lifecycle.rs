@@ -194,10 +194,11 @@ impl Shard {
         self.send_flows(moved);
     }
 
-    /// Tells the machine whether a connection is in use: it has a tunnel, or one that waits for its
-    /// target's addresses.
+    /// Tells the machine whether a connection is in use: it has a tunnel, or a request that waits, for
+    /// its target's addresses or for what its path carries.
     pub(super) fn tell_use(&mut self, TunnelKey { port, conn, .. }: TunnelKey) {
         let in_use = !self.tunnels.keys_of(port, conn).is_empty()
+            || self.held.has(port, conn)
             || self
                 .resolving
                 .keys()

@@ -137,6 +137,7 @@ impl Shard {
                     if !waiting.keep(&data) {
                         self.resolving.remove(&key);
                         self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
+                        self.tell_use(key);
                     }
                 } else {
                     self.keep_early(key, &data);

@@ -221,6 +221,11 @@ impl Conn {
         }
     }
 
+    /// It is open, and no deadline runs for its use.
+    pub(super) const fn is_in_use(&self) -> bool {
+        self.is_open() && self.unused_deadline.is_none()
+    }
+
     /// The driver is done with it.
     pub(super) fn close(&mut self) -> Option<Admitted> {
         self.phase = Phase::Closed;

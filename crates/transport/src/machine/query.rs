@@ -7,7 +7,7 @@ use std::{
 
 use quinn_proto::crypto::rustls::HandshakeData;
 
-use super::{Machine, MachineStats};
+use super::{Machine, MachineStats, conn::Conn};
 use crate::{ConnId, pool::PoolStats};
 
 /// Why no keying material was exported.
@@ -87,6 +87,11 @@ impl Machine {
         found.is_some_and(|conn| {
             conn.max_datagram + DATAGRAM_OVERHEAD_MAX_BYTES < usize::from(conn.udp_payload)
         })
+    }
+
+    /// Whether a connection counts as used; see [`set_in_use`](Self::set_in_use).
+    pub fn is_in_use(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(Conn::is_in_use)
     }
 
     /// Counters and gauges.

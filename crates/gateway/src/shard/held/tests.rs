@@ -142,6 +142,41 @@ fn a_request_is_held_for_two_seconds() {
     assert_eq!(bench.shard.figures.requests["mtu_too_low"], 1);
 }
 
+/// A connection out of use is closed before long, and one in use never.
+#[test]
+fn a_connection_is_in_use_while_a_request_of_it_is_held() {
+    let (mut bench, key) = bench();
+    let (at, now) = (Instant::now(), Now::default());
+    let shard = &mut bench.shard;
+    let in_use = |shard: &Shard| shard.ports[0].machine.is_in_use(key(0).conn);
+    assert!(!in_use(shard), "nothing was asked yet");
+    for number in 0..=HELD_PER_CONNECTION_MAX as u64 {
+        shard.hold(0, key(number), held(at), at);
+        assert!(in_use(shard));
+    }
+    shard.refuse_held(at + HOLD_MAX);
+    assert!(!in_use(shard), "refused");
+
+    shard.hold(0, key(3), held(at), at);
+    let excess = vec![0; EARLY_CAPSULES_MAX_BYTES + 1];
+    shard.keep_early(key(3), &excess);
+    assert!(!in_use(shard), "sent too much behind it");
+
+    shard.hold(0, key(4), held(at), at);
+    shard.release_held(0, key(4).conn, at, now);
+    assert_eq!(shard.figures.requests["unknown_path"], 1);
+    assert!(!in_use(shard), "its path is wide, and it is refused");
+
+    for number in 5..8 {
+        shard.held.insert(elsewhere(key(0), number), held(at));
+    }
+    shard.hold(0, key(8), held(at), at);
+    shard.hold(0, key(9), held(at), at);
+    shard.held.remove(key(8));
+    shard.tell_use(key(8));
+    assert!(!in_use(shard), "the second had no place");
+}
+
 /// The path is not to blame, and nothing is to wait for.
 #[test]
 fn a_client_that_takes_short_datagrams_only_is_told_at_once() {
