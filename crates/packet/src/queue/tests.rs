@@ -249,6 +249,130 @@ fn memory_is_bounded_and_the_longest_flow_pays() {
     assert_eq!(sparse_left, 2, "the short flows lost nothing");
 }
 
+/// All memory of a queue and its books.
+fn all_bytes(queue: &FairQueue<u32>) -> usize {
+    let flows = queue.flows.capacity() * size_of::<Flow>() + queue.free_flows.capacity() * 4;
+    queue.memory_bytes() + queue.store.books_bytes() + flows
+}
+
+#[test]
+fn flows_that_burst_in_turn_leave_no_memory_behind_each() {
+    let mut queue = queue();
+    let mut burst = |number| {
+        for _ in 0..400 {
+            push(&mut queue, 0, 1, &flow(number), &[0; 1400]);
+        }
+        while pop(&mut queue, 0).is_some() {}
+        all_bytes(&queue)
+    };
+    let first = burst(0);
+    assert!(first < MEMORY_BYTES * 11 / 10, "{first}");
+    let last = (1..1000).map(burst).max();
+    assert_eq!(last, Some(first));
+}
+
+/// A page is of use to any packet, so no mix of lengths wants more memory, or another allocation.
+#[test]
+fn long_and_short_packets_use_the_same_memory() {
+    let mut queue = queue();
+    let pages = MEMORY_BYTES / 2048;
+    let mut fill = |bytes: usize| {
+        let before = queue.stats().overflowed;
+        while queue.stats().overflowed == before {
+            push(&mut queue, 0, 1, &flow(1), &vec![3; bytes]);
+        }
+        let held = queue.sessions[0].held_pages;
+        // Too few were free for the last one, and room was made for some more.
+        let free = OVERFLOW_PAGES + 2 * store::LONGEST_BYTES.div_ceil(2048);
+        assert!(held <= pages && held + free >= pages, "{bytes}: {held}");
+        (queue.memory_bytes(), queue.store.address())
+    };
+    let first = fill(1);
+    assert_eq!(first.0, MEMORY_BYTES);
+    for bytes in [65_535, 100, 9_000, 65_535, 1_500, 20_000] {
+        assert_eq!(fill(bytes), first);
+    }
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        assert!(packet.iter().all(|byte| *byte == 3));
+    }
+}
+
+/// Every session has some packets: to look through all of them for each packet to come would take
+/// more than to carry it.
+#[test]
+fn one_overflow_makes_room_for_many_packets() {
+    let pages = MEMORY_BYTES / 2048;
+    for (sessions, flows_of_each) in [(pages / 4, 4), (pages / 8, 2), (4, 128), (1, 200)] {
+        let mut queue = queue();
+        let keys = flows(flows_of_each);
+        for number in 0..pages {
+            let (session, flow) = (number % sessions, number / sessions % flows_of_each);
+            push(&mut queue, 0, session as u32, &keys[flow], &[0; 1400]);
+        }
+        assert_eq!((queue.len(), queue.stats().overflowed), (pages, 0));
+        push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
+        assert_eq!(queue.stats().overflowed as usize, OVERFLOW_PAGES);
+        for _ in 1..OVERFLOW_PAGES {
+            push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
+        }
+        assert_eq!(queue.stats().overflowed as usize, OVERFLOW_PAGES);
+        assert_eq!(queue.len(), pages, "full again");
+    }
+}
+
+#[test]
+fn sessions_that_are_about_as_full_share_the_loss() {
+    let pages = MEMORY_BYTES / 2048;
+    let mut queue = queue();
+    // One with a little more than the others, and one with a single packet.
+    let most = 40;
+    let others = (pages - most - 1) / 30;
+    push(&mut queue, 0, 999, &flow(1), &[0; 1400]);
+    for _ in 0..most {
+        push(&mut queue, 0, 0, &flow(1), &[0; 1400]);
+    }
+    for number in 0..pages - most - 1 {
+        push(
+            &mut queue,
+            0,
+            1 + (number / 30) as u32,
+            &flow(1),
+            &[0; 1400],
+        );
+    }
+    push(&mut queue, 0, 999, &flow(1), &[0; 1400]);
+    let held = |session: u32| {
+        let at = queue.places[&session];
+        queue.sessions[at as usize].held_pages
+    };
+    assert_eq!(held(0), most / 2, "the fullest one first");
+    assert_eq!(held(999), 2, "who has little loses nothing");
+    for session in 1..=others as u32 {
+        assert!(held(session) >= 15, "at most half of {session}");
+    }
+}
+
+#[test]
+fn a_short_flow_loses_nothing_while_another_one_is_twice_as_long() {
+    let mut queue = queue();
+    let pages = MEMORY_BYTES / 2048;
+    let [long, short] = flows(2)[..] else {
+        unreachable!()
+    };
+    let shorter = pages / 3 - 10;
+    for number in 0..pages {
+        let key = if number < shorter { &short } else { &long };
+        push(&mut queue, 0, 1, key, &[u8::from(number < shorter); 1400]);
+    }
+    push(&mut queue, 0, 1, &long, &[0; 1400]);
+    assert!(queue.stats().overflowed > 0);
+    let mut left = 0;
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        left += usize::from(packet[0]);
+    }
+    assert_eq!(left, shorter);
+}
+
 #[test]
 fn what_no_packet_is_as_long_as_is_dropped_alone() {
     let mut queue = queue();
@@ -360,6 +484,7 @@ proptest! {
                     let mut packet = vec![0; bytes.max(16)];
                     packet[..4].copy_from_slice(&number.to_be_bytes());
                     packet[4..6].copy_from_slice(&port.to_be_bytes());
+                    packet[6..].fill(number as u8);
                     queue.push(now_us, session, &flow(port), &packet, &GsoInfo::default());
                     model.entry((session, port)).or_default().push(number);
                     number += 1;
@@ -371,6 +496,7 @@ proptest! {
                         let port = u16::from_be_bytes(word(4));
                         let [high, low] = [u16::from_be_bytes(word(0)), u16::from_be_bytes(word(2))];
                         let got = u32::from(high) << 16 | u32::from(low);
+                        prop_assert!(queued.packet[6..].iter().all(|byte| *byte == got as u8));
                         let waiting = model.get_mut(&(queued.session, port)).unwrap();
                         // Earlier ones may have been dropped, never overtaken.
                         let at = waiting.iter().position(|n| *n == got).unwrap();
