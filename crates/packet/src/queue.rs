@@ -90,9 +90,8 @@ pub struct FairQueue<S> {
     sessions: Vec<Session<S>>,
     free_sessions: Vec<u32>,
     places: HashMap<S, u32, FixedState>,
+    /// Whose turn it is. A session that has packets and is not in it had no room when its turn came.
     rounds: Rounds,
-    /// Sessions that had no room when it was their turn.
-    parked: Vec<u32>,
     /// The packet that [`pop`](Self::pop) gave out last.
     out: Option<u32>,
     packets: usize,
@@ -113,7 +112,6 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
             free_sessions: Vec::new(),
             places: HashMap::default(),
             rounds: Rounds::default(),
-            parked: Vec::new(),
             out: None,
             packets: 0,
             empty_since_us: 0,
@@ -193,17 +191,17 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
                     return self.take(now_us, at, flow);
                 }
                 self.rounds.park_head(&mut self.sessions[at as usize].turn);
-                self.parked.push(at);
             }
         }
     }
 
-    /// Gives sessions that had no room their turns again. Once a turn of the caller's loop, before
-    /// the first [`pop`](Self::pop).
-    pub fn resume(&mut self) {
-        for at in self.parked.drain(..) {
-            self.rounds
-                .enter_old(at, &mut self.sessions[at as usize].turn);
+    /// Gives a session that had no room its turns again, when it may have some.
+    pub fn resume(&mut self, session: S) {
+        if let Some(at) = self.places.get(&session) {
+            let turn = &mut self.sessions[*at as usize].turn;
+            if !turn.is_in_rounds() {
+                self.rounds.enter_old(*at, turn);
+            }
         }
     }
 

@@ -103,7 +103,7 @@ impl<D: Device> Driver<D> {
         let mut reply = [0; MAX_ERROR_BYTES];
         let (mut sent, mut answered) = (false, false);
         let now_us = self.uplink.micros(now);
-        self.uplink.queue.resume();
+        self.uplink.queue.resume(());
         for _ in 0..WAITING_BUDGET {
             let tunnel = &mut self.tunnel;
             let room = |(), bytes, gso: &GsoInfo| tunnel.has_room(bytes, gso);

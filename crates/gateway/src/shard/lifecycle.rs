@@ -182,6 +182,7 @@ impl Shard {
         };
         let session = tunnel.grant.session;
         let moved = self.plane.detach(tunnel.slot);
+        self.waiting.resume(tunnel.slot);
         self.figures.count_end(reason);
         tracing::info!(
             shard = self.id, %session, attachment = %tunnel.grant.name, reason = reason.as_str(),

@@ -5,8 +5,12 @@ use std::{
     time::Duration,
 };
 
-use masque_gateway_core::{Registry, RegistryConfig};
+use masque_gateway_core::{
+    AttachmentId, Grant, Registry, RegistryConfig, Scope, SessionId, SlotId,
+};
 use masque_http3 as http3;
+use masque_model::ObjectName;
+use masque_protocol::{Role, Session};
 use masque_testkit::Lab;
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
@@ -18,7 +22,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{command::PortSetup, development};
+use crate::{auth::Method, command::PortSetup, development};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +32,27 @@ pub(super) struct Bench {
     client: Machine,
     socket: UdpSocket,
     seen: Vec<http3::Event>,
+}
+
+fn grant() -> Grant {
+    let name = |name| ObjectName::new("default", name);
+    Grant {
+        session: SessionId(1),
+        shard: 0,
+        index: VpcIndex(0),
+        attachment: AttachmentId(0),
+        ingress_point: name("point"),
+        vpc: name("vpc"),
+        name: name("laptop"),
+        connector: String::new(),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        scope: Scope::default(),
+        active: true,
+        bits_per_second: None,
+        mtu_bytes: None,
+        generation: 0,
+    }
 }
 
 fn loopback() -> SocketOptions {
@@ -103,6 +128,40 @@ impl Bench {
         self.client
             .connect(Instant::now(), address, "gateway.test", config)
             .unwrap()
+    }
+
+    /// A connection that is open at both ends, and the key of its first request.
+    pub(super) fn connected(&mut self) -> TunnelKey {
+        let conn = self.connect();
+        let open = |bench: &Self| {
+            let port = bench.shard.ports.first();
+            port.is_some_and(|port| port.machine.http_ref(conn).is_some())
+        };
+        self.until(open);
+        let port = self.shard.ports[0].number();
+        let stream = http3::StreamId(0);
+        TunnelKey { port, conn, stream }
+    }
+
+    /// A tunnel on it, of which the client knows nothing.
+    pub(super) fn tunnel(&mut self) -> (TunnelKey, SlotId) {
+        let key = self.connected();
+        let grant = grant();
+        let (plane, mtu_bytes) = (&mut self.shard.plane, 1400);
+        let slot = plane.attach(Now::default(), &grant, mtu_bytes).unwrap();
+        self.shard.tunnels.insert(tunnels::Tunnel {
+            key,
+            protocol: Session::new(Role::Proxy),
+            grant: Arc::new(grant),
+            origin: tunnels::Origin {
+                method: Method::ConcealedKey,
+                authority: String::new(),
+            },
+            slot,
+            since: Instant::now(),
+            mtu_bytes,
+        });
+        (key, slot)
     }
 
     /// Turns both until the fact is true.

@@ -61,6 +61,11 @@ impl Waiting {
         figures.queue_full += self.queue.stats().overflowed - lost;
     }
 
+    /// Lets a client's packets try again: its connection may have room, or it has left.
+    pub(super) fn resume(&mut self, slot: SlotId) {
+        self.queue.resume(slot);
+    }
+
     /// Gives memory back that has not been needed for a while.
     pub(super) fn trim(&mut self, at: Instant) {
         self.queue.trim(self.micros(at));
@@ -79,7 +84,13 @@ impl Shard {
             return false;
         }
         let now_us = self.waiting.micros(at);
-        self.waiting.queue.resume();
+        for port in &mut self.ports {
+            while let Some(conn) = port.machine.poll_room() {
+                for slot in self.tunnels.slots_of(port.number(), conn) {
+                    self.waiting.resume(slot);
+                }
+            }
+        }
         let mut sent = false;
         for _ in 0..WAITING_A_TURN {
             let (tunnels, ports) = (&self.tunnels, &mut self.ports);
@@ -122,3 +133,6 @@ fn connection<'a>(
     let port = ports.iter_mut().find(|port| port.number() == key.port)?;
     Some((key, port))
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,8 +223,39 @@ fn a_session_without_room_keeps_nobody_else_waiting() {
         queue.pop(0, |_, _, _| true).is_none(),
         "left out until the next turn"
     );
-    queue.resume();
+    queue.resume(1);
     assert_eq!(pop(&mut queue, 0).unwrap().0, 1);
+}
+
+/// Who has no room costs nothing, however many they are, until somebody says that it may have some.
+#[test]
+fn a_session_is_asked_for_room_once_until_it_is_resumed() {
+    const SESSIONS: u32 = 400;
+    let mut queue = queue();
+    for session in 0..SESSIONS {
+        push(&mut queue, 0, session, &flow(1), &[0; 100]);
+    }
+    let mut asked = Vec::new();
+    let mut ask = |queue: &mut FairQueue<u32>| {
+        let none = queue.pop(0, |session, _, _| {
+            asked.push(session);
+            false
+        });
+        assert!(none.is_none());
+        std::mem::take(&mut asked)
+    };
+    assert_eq!(ask(&mut queue), (0..SESSIONS).collect::<Vec<_>>());
+    assert!(ask(&mut queue).is_empty());
+    for session in [17, 3, 17, SESSIONS] {
+        queue.resume(session);
+    }
+    assert_eq!(ask(&mut queue), [17, 3], "each once, and no stranger");
+    // Nobody is forgotten.
+    for session in (0..SESSIONS).rev() {
+        queue.resume(session);
+        assert_eq!(pop(&mut queue, 0).unwrap().0, session);
+    }
+    assert!(queue.is_empty());
 }
 
 #[test]
@@ -456,7 +487,9 @@ enum Step {
     Pop {
         blocked: u32,
     },
-    Resume,
+    Resume {
+        session: u32,
+    },
     Wait(u64),
 }
 
@@ -465,7 +498,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..5_u32, 0..300_u16, prop_oneof![1..200_usize, 1_000..70_000_usize])
             .prop_map(|(session, flow, bytes)| Step::Push { session, flow, bytes }),
         4 => (0..6_u32).prop_map(|blocked| Step::Pop { blocked }),
-        1 => Just(Step::Resume),
+        2 => (0..6_u32).prop_map(|session| Step::Resume { session }),
         1 => (1..300_000_u64).prop_map(Step::Wait),
     ]
 }
@@ -504,7 +537,7 @@ proptest! {
                         popped += 1;
                     }
                 }
-                Step::Resume => queue.resume(),
+                Step::Resume { session } => queue.resume(session),
                 Step::Wait(us) => {
                     now_us += us;
                     queue.trim(now_us);
@@ -512,7 +545,7 @@ proptest! {
             }
             prop_assert!(queue.memory_bytes() <= 300_000);
         }
-        queue.resume();
+        (0..6).for_each(|session| queue.resume(session));
         while queue.pop(now_us, |_, _, _| true).is_some() {
             popped += 1;
         }

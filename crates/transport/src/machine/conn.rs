@@ -67,6 +67,9 @@ pub(super) struct Conn {
     pub(super) in_transmit: bool,
     pub(super) in_receive: bool,
     pub(super) in_read_later: bool,
+    pub(super) in_roomy: bool,
+    /// It had no room when it was asked last.
+    pub(super) wants_room: bool,
     /// As many events came in this turn as one turn takes; nothing is read before the next.
     pub(super) reads_later: bool,
     /// The driver may have changed `http`, so outputs and kept datagrams may wait.
@@ -128,6 +131,8 @@ impl Conn {
             in_transmit: false,
             in_receive: false,
             in_read_later: false,
+            in_roomy: false,
+            wants_room: false,
             reads_later: false,
             http_touched: false,
             early_datagrams: false,

@@ -94,6 +94,37 @@ fn room_is_what_the_path_takes_soon() {
     assert!(pair.client.has_room(at_client, 64_000, 50), "all was sent");
 }
 
+/// Who keeps what had no room asks again then, and not of every connection in every turn.
+#[test]
+fn a_connection_that_had_no_room_is_told_of_when_it_sent() {
+    let mut pair = with_queue(QueueBound::default());
+    let (at_client, _, stream) = pair.tunnel();
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), None, "nobody asked");
+    let fill = |pair: &mut Pair| {
+        while pair.client.has_room(at_client, 1000, 1) {
+            pair.client
+                .send_datagram(at_client, stream, 1000, |payload| payload.fill(0))
+                .unwrap();
+        }
+        assert!(pair.client.has_room(at_client, 1, 1), "for another one");
+        assert_eq!(pair.client.poll_room(), None, "nothing was sent since");
+    };
+    fill(&mut pair);
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), Some(at_client));
+    assert_eq!(pair.client.poll_room(), None, "told once");
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), None, "nobody asked again");
+
+    fill(&mut pair);
+    pair.run_for(SECOND);
+    pair.client.close(at_client, http3::Code::H3_NO_ERROR, "");
+    pair.run_for(100 * SECOND);
+    assert_eq!(pair.client.connections(), 0);
+    assert_eq!(pair.client.poll_room(), None, "nor told of when it is gone");
+}
+
 #[test]
 fn datagrams_that_wait_keep_no_connection_from_its_turn() {
     let mut pair = Pair::new(Link::default());

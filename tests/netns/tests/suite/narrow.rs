@@ -2,9 +2,9 @@
 
 use std::{net::UdpSocket, thread, time::Duration};
 
-use masque_netns_tests::{Fabric, eventually, ping};
+use masque_netns_tests::{Echo, Fabric, eventually, exchange, ping};
 
-use crate::{WORK_V4, address};
+use crate::{WEB, WORK_V4, address, at, with_laptop};
 
 const VPC: &str = "production-vpc";
 /// A sender that heeds nothing: what it sends takes the path 0.7 s.
@@ -15,9 +15,12 @@ const DISCARD: u16 = 9;
 /// So many packets the device's own line holds at least.
 const AT_ONCE: usize = 100;
 
-/// The way out of the laptop at 40 Mbit/s, with a buffer of its own that is short.
-fn narrow(fabric: &Fabric) {
-    let shaper = ["qdisc", "replace", "dev", "gateway", "root", "tbf"];
+/// A page that takes such a path 1.6 s.
+const PAGE_BYTES: usize = 8_000_000;
+
+/// The way from the router over this device at 40 Mbit/s, with a buffer of its own that is short.
+fn narrow(fabric: &Fabric, device: &str) {
+    let shaper = ["qdisc", "replace", "dev", device, "root", "tbf"];
     let limits = ["rate", "40mbit", "burst", "20kb", "limit", "120kb"];
     fabric.router.run("tc", &[&shaper[..], &limits].concat());
 }
@@ -40,7 +43,7 @@ fn who_fills_a_narrow_path_is_told_and_keeps_nobody_waiting() {
     };
     fabric.connector("laptop");
     fabric.manifests.attach("laptop", VPC);
-    narrow(&fabric);
+    narrow(&fabric, "gateway");
     let _gateway = fabric.start_gateway();
     let client = fabric.attach(&fabric.laptop, "laptop", VPC);
     let socket = client.ns().enter(|| {
@@ -61,4 +64,21 @@ fn who_fills_a_narrow_path_is_told_and_keeps_nobody_waiting() {
         0,
         "before memory ran out"
     );
+}
+
+#[test]
+fn what_waits_for_a_client_behind_a_narrow_path_arrives() {
+    let Some(fabric) = with_laptop() else { return };
+    narrow(&fabric, "laptop");
+    let gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _echo = Echo::on_port(&fabric.work_1p, WEB);
+    exchange(client.ns(), at(WORK_V4, WEB), PAGE_BYTES).expect("all of it");
+    let events = |label| {
+        let metrics = gateway.metrics();
+        metrics.sum("masque_gateway_shard_events_total", &[label])
+    };
+    let told = || events("client_congested") + events("client_congestion_marked");
+    assert!(told() > 0, "nothing waited");
+    assert_eq!(events("client_queue_full"), 0, "before memory ran out");
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// What leaves, in its order.
 fn drained(uplink: &mut Uplink) -> Vec<Vec<u8>> {
-    uplink.queue.resume();
+    uplink.queue.resume(());
     std::iter::from_fn(|| {
         let next = uplink.queue.pop(0, |(), _, _| true)?;
         Some(next.packet.to_vec())

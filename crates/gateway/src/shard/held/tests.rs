@@ -36,17 +36,10 @@ fn held(since: Instant) -> Held {
 
 /// A shard with a connection, and keys of its first request streams.
 fn connected(mut bench: Bench) -> (Bench, impl Fn(u64) -> TunnelKey) {
-    let conn = bench.connect();
-    let open = |bench: &Bench| {
-        let port = bench.shard.ports.first();
-        port.is_some_and(|port| port.machine.http_ref(conn).is_some())
-    };
-    bench.until(open);
-    let port = bench.shard.ports[0].number();
+    let first = bench.connected();
     let key = move |number| TunnelKey {
-        port,
-        conn,
         stream: StreamId(4 * number),
+        ..first
     };
     (bench, key)
 }
