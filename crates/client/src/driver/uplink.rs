@@ -30,6 +30,8 @@ const WAITING_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct Uplink {
     queue: FairQueue<()>,
     epoch: Instant,
+    /// Where an answer to the device is written.
+    reply: Box<[u8]>,
 }
 
 impl Uplink {
@@ -37,6 +39,7 @@ impl Uplink {
         Self {
             queue: FairQueue::new(WAITING_BYTES),
             epoch: now,
+            reply: vec![0; MAX_ERROR_BYTES].into_boxed_slice(),
         }
     }
 
@@ -62,7 +65,6 @@ impl<D: Device> Driver<D> {
     /// Takes packets from the device: to the gateway if nothing waits and there is room, else to
     /// those that wait. Whether there may be more.
     pub(super) fn read_device(&mut self, now: Instant) -> bool {
-        let mut reply = [0; MAX_ERROR_BYTES];
         let mut answered = false;
         let mut more = true;
         for _ in 0..DEVICE_BUDGET {
@@ -86,7 +88,8 @@ impl<D: Device> Driver<D> {
                     .dropped_many(DropReason::SendQueueFull, lost);
                 continue;
             }
-            if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
+            let reply = &mut self.uplink.reply;
+            if let Some(length) = self.tunnel.send(packet, &gso, reply) {
                 answered |= write_own(&mut self.device, &reply[..length]);
             }
             self.socket.send_full(self.tunnel.machine());
@@ -100,7 +103,9 @@ impl<D: Device> Driver<D> {
     /// Gives the connection of what waits as much as it has room for; whether it was anything, so
     /// that it is sent in a turn at once.
     pub(super) fn send_waiting(&mut self, now: Instant) -> bool {
-        let mut reply = [0; MAX_ERROR_BYTES];
+        if self.uplink.queue.is_empty() {
+            return false;
+        }
         let (mut sent, mut answered) = (false, false);
         let now_us = self.uplink.micros(now);
         self.uplink.queue.resume(());
@@ -110,11 +115,11 @@ impl<D: Device> Driver<D> {
             let Some(next) = self.uplink.queue.pop(now_us, room) else {
                 break;
             };
+            let reply = &mut self.uplink.reply;
             let answer = if next.congested {
-                self.tunnel
-                    .send_congested(next.packet, &next.gso, &mut reply)
+                self.tunnel.send_congested(next.packet, &next.gso, reply)
             } else {
-                self.tunnel.send(next.packet, &next.gso, &mut reply)
+                self.tunnel.send(next.packet, &next.gso, reply)
             };
             if let Some(length) = answer {
                 answered |= write_own(&mut self.device, &reply[..length]);
