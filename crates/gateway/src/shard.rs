@@ -106,6 +106,7 @@ impl Shard {
         let mailbox = Arc::clone(&mailboxes[usize::from(id)]);
         let mut poller = Poller::new()?;
         poller.add(Source::Mailbox, &*mailbox)?;
+        let waiting = Waiting::new(epoch, config.hash_seed);
         let plane = Dataplane::new(config, Now::default(), control.tables());
         Ok(Self {
             id,
@@ -120,7 +121,7 @@ impl Shard {
             plane,
             tunnels: Tunnels::default(),
             scratch: datapath::Scratch::new(),
-            waiting: Waiting::new(epoch),
+            waiting,
             figures: ShardFigures::default(),
             epoch,
             next_housekeeping: epoch,

@@ -18,7 +18,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
+};
 
 use foldhash::fast::FixedState;
 
@@ -85,6 +88,8 @@ struct Session<S> {
 #[derive(Debug)]
 pub struct FairQueue<S> {
     store: Store,
+    /// Tells the bucket of a flow.
+    hasher: FixedState,
     flows: Vec<Flow>,
     free_flows: Vec<u32>,
     sessions: Vec<Session<S>>,
@@ -101,11 +106,13 @@ pub struct FairQueue<S> {
 
 impl<S: Copy + Eq + Hash> FairQueue<S> {
     /// An empty queue whose packets take `memory_bytes` at most, beside a copy of the one that is given
-    /// out.
+    /// out. `salt` is random, so that nobody can send what shares the bucket of another flow (RFC 8290
+    /// §4.1).
     #[must_use]
-    pub fn new(memory_bytes: usize) -> Self {
+    pub fn new(memory_bytes: usize, salt: u64) -> Self {
         Self {
             store: Store::new(memory_bytes),
+            hasher: FixedState::with_seed(salt),
             flows: Vec::new(),
             free_flows: Vec::new(),
             sessions: Vec::new(),
@@ -209,9 +216,9 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
     pub fn trim(&mut self, now_us: u64) {
         let idle_us = now_us.saturating_sub(self.empty_since_us);
         if self.packets == 0 && self.store.touched_bytes() > 0 && idle_us >= KEEP_EMPTY_US {
-            let stats = self.stats;
-            *self = Self::new(self.store.limit_bytes());
-            self.stats = stats;
+            let (hasher, stats) = (self.hasher.clone(), self.stats);
+            *self = Self::new(self.store.limit_bytes(), 0);
+            (self.hasher, self.stats) = (hasher, stats);
         }
     }
 
@@ -304,7 +311,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
     /// The place of a flow in a session, new or old.
     fn flow(&mut self, at: u32, key: &FlowKey) -> u32 {
         let session = &mut self.sessions[at as usize];
-        let bucket = bucket(key);
+        let bucket = bucket(&self.hasher, key);
         if session.buckets[bucket] != NOBODY {
             return session.buckets[bucket];
         }
@@ -384,10 +391,6 @@ fn place(count: usize) -> u32 {
     u32::try_from(count - 1).unwrap_or(NOBODY - 1)
 }
 
-fn bucket(key: &FlowKey) -> usize {
-    /// 2^64 over the golden ratio: spreads what differs in a few low bits.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (high, low) = key.digest();
-    let mixed = (high.wrapping_mul(SPREAD) ^ low).wrapping_mul(SPREAD);
-    (mixed >> 56) as usize % FLOWS_A_SESSION
+fn bucket(hasher: &FixedState, key: &FlowKey) -> usize {
+    (hasher.hash_one(key) >> 56) as usize % FLOWS_A_SESSION
 }

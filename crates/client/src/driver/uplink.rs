@@ -35,9 +35,10 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Nothing waits; `salt` is random.
+    pub(super) fn new(now: Instant, salt: u64) -> Self {
         Self {
-            queue: FairQueue::new(WAITING_BYTES),
+            queue: FairQueue::new(WAITING_BYTES, salt),
             epoch: now,
             reply: vec![0; MAX_ERROR_BYTES].into_boxed_slice(),
         }

@@ -33,9 +33,10 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(epoch: Instant) -> Self {
+    /// Nothing waits; `salt` is random.
+    pub(super) fn new(epoch: Instant, salt: u64) -> Self {
         Self {
-            queue: FairQueue::new(WAITING_BYTES),
+            queue: FairQueue::new(WAITING_BYTES, salt),
             epoch,
         }
     }

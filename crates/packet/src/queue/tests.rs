@@ -12,6 +12,7 @@ use crate::reference::{V4_A, V4_B, V6_A, V6_B, resum};
 use crate::segment::GsoKind;
 
 const MEMORY_BYTES: usize = 1 << 20;
+const SALT: u64 = 7;
 
 fn flow(number: u16) -> FlowKey {
     let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
@@ -21,15 +22,16 @@ fn flow(number: u16) -> FlowKey {
 /// Flows that do not share a bucket.
 fn flows(count: usize) -> Vec<FlowKey> {
     let mut taken = [false; FLOWS_A_SESSION];
+    let hasher = FixedState::with_seed(SALT);
     let apart = (0..).map(flow).filter(|key| {
-        let bucket = bucket(key);
+        let bucket = bucket(&hasher, key);
         !std::mem::replace(&mut taken[bucket], true)
     });
     apart.take(count).collect()
 }
 
 fn queue() -> FairQueue<u32> {
-    FairQueue::new(MEMORY_BYTES)
+    FairQueue::new(MEMORY_BYTES, SALT)
 }
 
 fn push(queue: &mut FairQueue<u32>, at_us: u64, session: u32, flow: &FlowKey, packet: &[u8]) {
@@ -124,7 +126,7 @@ fn fragments_leave_in_the_order_they_came() {
             ipv6_fragments(5)
         };
         assert_eq!(fragments.len(), 3);
-        let mut queue = FairQueue::new(1 << 24);
+        let mut queue = FairQueue::new(1 << 24, SALT);
         for _ in 0..20 {
             push(&mut queue, 0, 1, &queue_key_of(&whole), &whole);
         }
@@ -166,7 +168,7 @@ fn a_whole_packet_waits_behind_its_flow() {
 
 #[test]
 fn sessions_share_alike_however_many_flows_they_have() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let keys = flows(40);
     for _ in 0..40 {
         for key in &keys {
@@ -187,7 +189,7 @@ fn sessions_share_alike_however_many_flows_they_have() {
 
 #[test]
 fn long_packets_and_short_ones_share_by_bytes() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let [long, short] = flows(2)[..] else {
         unreachable!()
     };
@@ -405,6 +407,24 @@ fn a_short_flow_loses_nothing_while_another_one_is_twice_as_long() {
 }
 
 #[test]
+fn which_flows_share_a_bucket_is_the_salts_secret() {
+    let shares = |salt, key: &FlowKey| {
+        let hasher = FixedState::with_seed(salt);
+        bucket(&hasher, key) == bucket(&hasher, &flow(0))
+    };
+    let sharing: Vec<_> = (1..5000).map(flow).filter(|key| shares(1, key)).collect();
+    assert!(sharing.len() > 10);
+    let still = sharing.iter().filter(|key| shares(2, key)).count();
+    assert!(still * 4 < sharing.len(), "{still} of {}", sharing.len());
+    // The queue asks its own.
+    let mut queue = FairQueue::new(MEMORY_BYTES, 1);
+    for key in sharing.iter().chain([&flow(0)]) {
+        push(&mut queue, 0, 1, key, &[0; 100]);
+    }
+    assert_eq!(queue.flows.len(), 1);
+}
+
+#[test]
 fn what_no_packet_is_as_long_as_is_dropped_alone() {
     let mut queue = queue();
     push(&mut queue, 0, 1, &flow(1), &[0; 100]);
@@ -434,7 +454,7 @@ fn an_empty_queue_gives_its_memory_back_after_a_second() {
 
 /// Takes one packet a millisecond from a flow that is `depth` packets long; how many told it.
 fn told(depth: usize, milliseconds: u64) -> usize {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let mut told = 0;
     for _ in 0..depth {
         push(&mut queue, 0, 1, &flow(1), &[0; 1400]);
@@ -465,7 +485,7 @@ fn a_standing_queue_is_told_after_an_interval_and_then_more_and_more_often() {
 
 #[test]
 fn a_burst_that_drains_is_not_told() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     for burst in 0..50_u64 {
         for _ in 0..40 {
             push(&mut queue, burst * 50_000, 1, &flow(1), &[0; 1400]);
@@ -508,7 +528,7 @@ proptest! {
     /// or reordered within a flow, and memory stays within its bound.
     #[test]
     fn nothing_is_lost_mixed_or_reordered(steps in prop::collection::vec(step(), 1..400)) {
-        let mut queue = FairQueue::new(300_000);
+        let mut queue = FairQueue::new(300_000, SALT);
         let mut model: HashMap<(u32, u16), Vec<u32>> = HashMap::new();
         let (mut now_us, mut number, mut popped) = (0, 0_u32, 0_u64);
         for step in steps {

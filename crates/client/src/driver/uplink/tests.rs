@@ -17,7 +17,7 @@ fn drained(uplink: &mut Uplink) -> Vec<Vec<u8>> {
 fn fragments_of_a_flow_that_waits_do_not_pass_the_first_one() {
     let udp = |bytes| build_udp([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 5, 443, bytes);
     let now = Instant::now();
-    let mut uplink = Uplink::new(now);
+    let mut uplink = Uplink::new(now, 0);
     let whole = udp(&[0; 1300]);
     for _ in 0..20 {
         uplink.push(now, &whole, &GsoInfo::default());
