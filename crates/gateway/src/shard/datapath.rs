@@ -266,7 +266,10 @@ impl Inward<'_> {
             figures.tun_missing += 1;
             return None;
         };
-        let staged = vpc.writer.stage(&vpc.queue, packet)?;
+        let Some(staged) = vpc.writer.stage(&vpc.queue, packet) else {
+            figures.tun_refused += 1;
+            return None;
+        };
         match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
             ClientVerdict::Forward {
                 fragment_to_bytes: Some(mtu_bytes),
@@ -274,7 +277,7 @@ impl Inward<'_> {
             } => {
                 let whole = &mut self.whole[..staged.len()];
                 whole.copy_from_slice(staged);
-                collect_fragments(vpc, whole, mtu_bytes, self.reply);
+                collect_fragments(vpc, whole, mtu_bytes, self.reply, figures);
                 None
             }
             ClientVerdict::Forward { header, .. } => {

@@ -202,7 +202,7 @@ fn a_connection_that_comes_while_draining_is_told_to_go_away() {
 }
 
 /// A TUN queue with one packet to read.
-fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
+pub(super) fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
     let host = lab.host("vpc");
     let config = TunConfig {
         name: "tun0".to_owned(),
