@@ -6,11 +6,7 @@
 use std::time::Instant;
 
 use masque_gateway_core::SlotId;
-use masque_packet::{
-    edit,
-    queue::{FairQueue, queue_key_of},
-    segment::GsoInfo,
-};
+use masque_packet::{edit, flow::FlowKey, queue::FairQueue, segment::GsoInfo};
 
 use super::{
     Shard,
@@ -47,18 +43,17 @@ impl Waiting {
         self.queue.holds(slot)
     }
 
-    /// Puts a packet behind the others of its flow.
+    /// Puts a packet behind the others of its flow to this client.
     pub(super) fn push(
         &mut self,
         at: Instant,
-        slot: SlotId,
+        (slot, flow): (SlotId, &FlowKey),
         packet: &[u8],
         gso: &GsoInfo,
         figures: &mut ShardFigures,
     ) {
-        let key = queue_key_of(packet);
         let lost = self.queue.stats().overflowed;
-        self.queue.push(self.micros(at), slot, &key, packet, gso);
+        self.queue.push(self.micros(at), slot, flow, packet, gso);
         figures.queue_full += self.queue.stats().overflowed - lost;
     }
 
