@@ -346,8 +346,12 @@ impl Outward<'_> {
             return;
         };
         let (at, waiting, figures) = (self.at, &mut *self.waiting, &mut *self.figures);
-        let waits = waiting.holds(slot) || !room(port, key, packet.len(), gso);
-        match (waits, fragment_to_bytes) {
+        // A super-packet that takes a narrow path for long waits in its segments, between which
+        // others pass.
+        let apart = !may_wait_whole(port, key, packet.len(), gso);
+        let waits = apart || waiting.holds(slot) || !room(port, key, packet.len(), gso);
+        let cut_to_bytes = fragment_to_bytes.or(apart.then_some(u16::MAX));
+        match (waits, cut_to_bytes) {
             (false, None) => send_segments(port, key, packet, gso, false, figures),
             (true, None) => {
                 let flow = queue_key(header, packet);
@@ -357,7 +361,10 @@ impl Outward<'_> {
                 send_fragments(port, key, (packet, gso), mtu_bytes, self.whole, figures);
             }
             (true, Some(mtu_bytes)) => {
-                let flow = fragments_key(header);
+                let flow = match fragment_to_bytes {
+                    Some(_) => fragments_key(header),
+                    None => queue_key(header, packet),
+                };
                 let waiting = |fragment: &[u8], figures: &mut ShardFigures| {
                     waiting.push(at, (slot, &flow), fragment, &GsoInfo::default(), figures);
                 };
@@ -386,6 +393,15 @@ fn send_packet(port: &mut Port, key: TunnelKey, packet: &[u8], figures: &mut Sha
 pub(super) fn room(port: &mut Port, key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
     let datagrams = gso.packets_at_most(packet_bytes);
     port.machine.has_room(key.conn, packet_bytes, datagrams)
+}
+
+/// Whether a packet, or all of a super-packet, is no more than may wait in a connection at one time.
+fn may_wait_whole(port: &Port, key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
+    let datagrams = gso.packets_at_most(packet_bytes);
+    datagrams == 1
+        || port
+            .machine
+            .may_wait_whole(key.conn, packet_bytes, datagrams)
 }
 
 /// Queues every segment of a super-packet for a client, each written where it leaves from; all but
@@ -423,3 +439,6 @@ pub(super) fn send_segments(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

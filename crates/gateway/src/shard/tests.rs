@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Bench {
     pub(super) shard: Shard,
     mailbox: Arc<Mailbox>,
+    server: MachineConfig,
     client: Machine,
     socket: UdpSocket,
     seen: Vec<http3::Event>,
@@ -72,6 +73,16 @@ impl Bench {
         Self::with(config)
     }
 
+    /// The same with a shard in whose connections so many bytes may wait.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        let mut bench = Self::new();
+        let tuning = &mut bench.server.tuning;
+        tuning.send_queue.ceiling_bytes = bytes;
+        // More than that in any round trip time.
+        tuning.initial_window_packets = 60_000;
+        bench
+    }
+
     fn with(client: MachineConfig) -> Self {
         let mailbox = Mailbox::new().unwrap();
         let mailboxes = vec![Arc::clone(&mailbox)];
@@ -87,6 +98,7 @@ impl Bench {
         Self {
             shard,
             mailbox,
+            server: MachineConfig::new([1; 32], [2; 32]),
             client: Machine::client(client, http3::Config::default(), epoch),
             socket: UdpSocket::bind(&loopback()).unwrap(),
             seen: Vec::new(),
@@ -110,7 +122,7 @@ impl Bench {
             shard: ShardId::new(0, 1).unwrap(),
             socket,
             server: server_config(tls.build().unwrap(), &[3; 32]).unwrap(),
-            machine: MachineConfig::new([1; 32], [2; 32]),
+            machine: self.server.clone(),
         };
         self.mailbox
             .send(Command::OpenPort(Box::new(setup)))

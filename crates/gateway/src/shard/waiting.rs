@@ -43,6 +43,12 @@ impl Waiting {
         self.queue.holds(slot)
     }
 
+    /// How many packets and super-packets wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Puts a packet behind the others of its flow to this client.
     pub(super) fn push(
         &mut self,

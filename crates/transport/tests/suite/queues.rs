@@ -90,6 +90,8 @@ fn room_is_what_the_path_takes_soon() {
     // A window of ten packets each 100 ms: 5 ms of that are less than the floor of 8 kB.
     assert!((5..=8).contains(&sent), "{sent}");
     assert!(!pair.client.has_room(at_client, 64_000, 50));
+    assert!(!pair.client.may_wait_whole(at_client, 64_000, 50));
+    assert!(pair.client.may_wait_whole(at_client, 5000, 5));
     pair.run_for(SECOND);
     assert!(pair.client.has_room(at_client, 64_000, 50), "all was sent");
 }
