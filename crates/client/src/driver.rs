@@ -125,12 +125,8 @@ impl<D: Device> Driver<D> {
         observer: Observer,
     ) -> Result<Self, AttachError> {
         let now = Instant::now();
-        let mut seed = [0; 32];
-        SystemRandom::new()
-            .fill(&mut seed)
-            .map_err(|_| AttachError::Local {
-                reason: "the system gives no random numbers".to_owned(),
-            })?;
+        let seed = random()?;
+        let salt = u64::from_ne_bytes(random()?);
         let mut tunnel = Tunnel::new(config, seed, now)?;
         let socket = GatewaySocket::open()?;
         tunnel.set_map_v4(socket.is_dual_stack());
@@ -151,7 +147,7 @@ impl<D: Device> Driver<D> {
             busy_turns: 0,
             busy: BusyPoll::new(config.busy_poll),
             device,
-            uplink: Uplink::new(now),
+            uplink: Uplink::new(now, salt),
             shared: Shared::new(status.clone())?,
             observer,
             network: network.ok(),
@@ -510,6 +506,15 @@ impl<D: Device> Driver<D> {
         status.reconnects = self.tunnel.reconnects();
         status.counters = self.tunnel.counters();
     }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], AttachError> {
+    let mut bytes = [0; N];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| AttachError::Local {
+        reason: "the system gives no random numbers".to_owned(),
+    })?;
+    Ok(bytes)
 }
 
 fn is_set(fd: &PollFd<'_>, flag: PollFlags) -> bool {

@@ -1,8 +1,9 @@
 //! One packet thread: it owns its sockets, its QUIC machines, its TUN queues and its tunnels, and
 //! runs every packet to completion (decision 0002).
 //!
-//! A turn takes what is there, in this order: commands, UDP, timers, requests, datagrams, TUN,
-//! handed packets, sends, and what waits. Every step has a budget, so that no peer keeps the others waiting.
+//! A turn takes what is there, in this order: commands and handed packets, UDP, timers, requests,
+//! datagrams, TUN, sends, and what waits. Each step that takes packets or commands has a budget, so
+//! that no peer keeps the others waiting; timers and events are what these and the clock brought.
 
 mod audit;
 mod datapath;
@@ -106,6 +107,7 @@ impl Shard {
         let mailbox = Arc::clone(&mailboxes[usize::from(id)]);
         let mut poller = Poller::new()?;
         poller.add(Source::Mailbox, &*mailbox)?;
+        let waiting = Waiting::new(epoch, config.hash_seed);
         let plane = Dataplane::new(config, Now::default(), control.tables());
         Ok(Self {
             id,
@@ -120,7 +122,7 @@ impl Shard {
             plane,
             tunnels: Tunnels::default(),
             scratch: datapath::Scratch::new(),
-            waiting: Waiting::new(epoch),
+            waiting,
             figures: ShardFigures::default(),
             epoch,
             next_housekeeping: epoch,

@@ -7,24 +7,28 @@
 //! little goes first, and a flow whose packets keep waiting for too long is told so by a mark or a
 //! loss ([`Codel`], RFC 8289) long before memory runs out.
 //!
-//! Packets are copied into buffers that are used again; their total is bounded. When it is used up
-//! the longest flow of the fullest session loses its oldest packets (RFC 8290 §4.1.3).
+//! Packets are copied into pages that are used again; their total is bounded. When it is used up the
+//! longest flow of the fullest session loses its oldest packets (RFC 8290 §4.1.3).
 
 mod codel;
+mod flow;
+mod key;
 mod rounds;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, collections::VecDeque, hash::Hash};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
+};
 
 use foldhash::fast::FixedState;
 
-use crate::{
-    flow::FlowKey,
-    segment::{GsoInfo, segments},
-};
+use crate::{flow::FlowKey, segment::GsoInfo};
 use codel::Codel;
+use flow::Flow;
+pub use key::{fragments_key, queue_key, queue_key_of};
 use rounds::{Rounds, Turn};
 use store::Store;
 
@@ -32,11 +36,12 @@ use store::Store;
 const FLOWS_A_SESSION: usize = 256;
 /// What a session or flow may send before the next one's turn: two packets of Ethernet.
 const QUANTUM_BYTES: i64 = 3_028;
-/// Packets that one overflow takes from the longest flow at most (RFC 8290 §4.1.3).
-const OVERFLOW_BATCH: usize = 64;
-/// Buffers of a queue that has been empty for so long are given back.
+/// Pages that one overflow frees: looking for who is to lose packets costs what there are sessions
+/// and flows, so a few are dropped at once (RFC 8290 §4.1.3 has 64 packets).
+const OVERFLOW_PAGES: usize = 64;
+/// Memory of a queue that has been empty for so long are given back.
 const KEEP_EMPTY_US: u64 = 1_000_000;
-/// No flow has this place.
+/// No flow and no packet has this place.
 const NOBODY: u32 = u32::MAX;
 
 /// What a queue counted; the counters only grow.
@@ -44,7 +49,8 @@ const NOBODY: u32 = u32::MAX;
 pub struct QueueStats {
     /// Packets and super-packets that had to wait.
     pub queued: u64,
-    /// Packets dropped because the memory was used up, the segments of super-packets one by one.
+    /// Packets dropped because the memory was used up, of a super-packet as many as it
+    /// [becomes at most](GsoInfo::packets_at_most).
     pub overflowed: u64,
     /// Packets on which a flow was told that it waits for too long.
     pub congested: u64,
@@ -65,70 +71,54 @@ pub struct Queued<'a, S> {
 }
 
 #[derive(Debug)]
-struct Packet {
-    buffer: Box<[u8]>,
-    packet_bytes: usize,
-    gso: GsoInfo,
-    at_us: u64,
-}
-
-#[derive(Debug, Default)]
-struct Flow {
-    packets: VecDeque<Packet>,
-    /// Memory its packets hold.
-    held_bytes: usize,
-    /// Length of its packets.
-    packet_bytes: usize,
-    bucket: usize,
-    turn: Turn,
-    codel: Codel,
-}
-
-#[derive(Debug)]
 struct Session<S> {
     key: S,
     /// Places of its flows by hash, [`NOBODY`] where there is none.
     buckets: Box<[u32]>,
     flows: Rounds,
-    held_bytes: usize,
+    /// Memory its packets hold.
+    held_pages: usize,
     turn: Turn,
 }
 
 /// Packets of many sessions that wait; `S` names a session and is never used for another one.
 ///
 /// Time is an argument, in microseconds of any clock that does not go back. Nothing is allocated
-/// while a queue goes on being as long as it was.
+/// while a queue is not longer than it ever was since it was empty for a second.
 #[derive(Debug)]
 pub struct FairQueue<S> {
     store: Store,
+    /// Tells the bucket of a flow.
+    hasher: FixedState,
     flows: Vec<Flow>,
     free_flows: Vec<u32>,
     sessions: Vec<Session<S>>,
     free_sessions: Vec<u32>,
     places: HashMap<S, u32, FixedState>,
+    /// Whose turn it is. A session that has packets and is not in it had no room when its turn came.
     rounds: Rounds,
-    /// Sessions that had no room when it was their turn.
-    parked: Vec<u32>,
     /// The packet that [`pop`](Self::pop) gave out last.
-    out: Option<Packet>,
+    out: Option<u32>,
     packets: usize,
     empty_since_us: u64,
     stats: QueueStats,
 }
 
 impl<S: Copy + Eq + Hash> FairQueue<S> {
-    /// An empty queue whose packets take `memory_bytes` at most.
+    /// An empty queue whose packets take `memory_bytes` at most, beside a copy of the one that is given
+    /// out. `salt` is random, so that nobody can send what shares the bucket of another flow (RFC 8290
+    /// §4.1).
     #[must_use]
-    pub fn new(memory_bytes: usize) -> Self {
+    pub fn new(memory_bytes: usize, salt: u64) -> Self {
         Self {
             store: Store::new(memory_bytes),
+            hasher: FixedState::with_seed(salt),
             flows: Vec::new(),
             free_flows: Vec::new(),
             sessions: Vec::new(),
             free_sessions: Vec::new(),
             places: HashMap::default(),
             rounds: Rounds::default(),
-            parked: Vec::new(),
             out: None,
             packets: 0,
             empty_since_us: 0,
@@ -162,35 +152,23 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
         self.stats
     }
 
-    /// Memory that packets and spare buffers take.
+    /// Memory that packets take or took.
     #[must_use]
-    pub const fn memory_bytes(&self) -> usize {
-        self.store.allocated_bytes()
+    pub fn memory_bytes(&self) -> usize {
+        self.store.touched_bytes()
     }
 
-    /// Puts a packet or super-packet at the end of its flow. Makes room for it by dropping from the
-    /// longest flow of the fullest session.
+    /// Puts a packet or super-packet at the end of its flow, which [`queue_key`] tells. Makes room for
+    /// it by dropping from the longest flow of the fullest session.
     pub fn push(&mut self, now_us: u64, session: S, flow: &FlowKey, packet: &[u8], gso: &GsoInfo) {
-        let Some(mut buffer) = self.room_for(packet.len()) else {
-            self.stats.overflowed += packets_in(packet, gso);
+        let Some(packet_at) = self.keep(now_us, packet, gso) else {
+            self.stats.overflowed += gso.packets_at_most(packet.len()) as u64;
             return;
         };
-        buffer[..packet.len()].copy_from_slice(packet);
         let at = self.session(session);
         let place = self.flow(at, flow);
-        let (session, flow) = (
-            &mut self.sessions[at as usize],
-            &mut self.flows[place as usize],
-        );
-        session.held_bytes += buffer.len();
-        flow.held_bytes += buffer.len();
-        flow.packet_bytes += packet.len();
-        flow.packets.push_back(Packet {
-            buffer,
-            packet_bytes: packet.len(),
-            gso: *gso,
-            at_us: now_us,
-        });
+        self.sessions[at as usize].held_pages += self.store.packet(packet_at).pages();
+        self.flows[place as usize].push(&mut self.store, packet_at);
         self.packets += 1;
         self.stats.queued += 1;
     }
@@ -215,44 +193,44 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
             } else if !session.turn.is_due() {
                 self.rounds.rotate(&mut session.turn, QUANTUM_BYTES);
             } else if let Some((flow, next)) = self.next_flow(at) {
+                let next = self.store.packet(next);
                 if has_room(key, next.packet_bytes, &next.gso) {
                     return self.take(now_us, at, flow);
                 }
                 self.rounds.park_head(&mut self.sessions[at as usize].turn);
-                self.parked.push(at);
             }
         }
     }
 
-    /// Gives sessions that had no room their turns again. Once a turn of the caller's loop, before
-    /// the first [`pop`](Self::pop).
-    pub fn resume(&mut self) {
-        for at in self.parked.drain(..) {
-            self.rounds
-                .enter_old(at, &mut self.sessions[at as usize].turn);
+    /// Gives a session that had no room its turns again, when it may have some.
+    pub fn resume(&mut self, session: S) {
+        if let Some(at) = self.places.get(&session) {
+            let turn = &mut self.sessions[*at as usize].turn;
+            if !turn.is_in_rounds() {
+                self.rounds.enter_old(*at, turn);
+            }
         }
     }
 
     /// Gives all memory back once nothing has waited for a second.
     pub fn trim(&mut self, now_us: u64) {
         let idle_us = now_us.saturating_sub(self.empty_since_us);
-        if self.packets == 0 && self.store.allocated_bytes() > 0 && idle_us >= KEEP_EMPTY_US {
-            let stats = self.stats;
-            *self = Self::new(self.store.limit_bytes());
-            self.stats = stats;
+        if self.packets == 0 && self.store.touched_bytes() > 0 && idle_us >= KEEP_EMPTY_US {
+            let (hasher, stats) = (self.hasher.clone(), self.stats);
+            *self = Self::new(self.store.limit_bytes(), 0);
+            (self.hasher, self.stats) = (hasher, stats);
         }
     }
 
-    /// A buffer, if need be in place of other packets; `None` for what no queue holds.
-    fn room_for(&mut self, bytes: usize) -> Option<Box<[u8]>> {
-        if bytes > store::LONGEST_BYTES {
+    /// Keeps a packet, if need be in place of others; `None` for what no queue holds.
+    fn keep(&mut self, now_us: u64, packet: &[u8], gso: &GsoInfo) -> Option<u32> {
+        if packet.len() > store::LONGEST_BYTES {
             return None;
         }
         loop {
-            match self.store.take(bytes) {
-                Some(buffer) => return Some(buffer),
+            match self.store.put(now_us, packet, gso) {
                 None if self.drop_longest() => {}
-                None => return None,
+                kept => return kept,
             }
         }
     }
@@ -264,46 +242,43 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
             &mut self.flows[place as usize],
         );
         let key = session.key;
-        let packet = flow.packets.pop_front()?;
-        session.held_bytes -= packet.buffer.len();
-        flow.held_bytes -= packet.buffer.len();
-        flow.packet_bytes -= packet.packet_bytes;
+        let packet_at = flow.pop(&self.store)?;
+        let packet = *self.store.packet(packet_at);
+        session.held_pages -= packet.pages();
         session.turn.spend(packet.packet_bytes);
         flow.turn.spend(packet.packet_bytes);
         let waited_us = now_us.saturating_sub(packet.at_us);
-        let congested = flow.codel.judge(now_us, waited_us, flow.packet_bytes);
+        let congested = flow.codel.judge(now_us, waited_us, flow.packet_bytes());
         self.packets -= 1;
         self.stats.congested += u64::from(congested);
         if self.packets == 0 {
             self.empty_since_us = now_us;
         }
-        let packet = self.out.insert(packet);
+        self.out = Some(packet_at);
         Some(Queued {
             session: key,
             gso: packet.gso,
-            packet: &mut packet.buffer[..packet.packet_bytes],
+            packet: self.store.bytes(packet_at),
             congested,
         })
     }
 
     /// The flow of a session whose turn it is, and its next packet. Flows that have none leave.
-    fn next_flow(&mut self, at: u32) -> Option<(u32, &Packet)> {
+    fn next_flow(&mut self, at: u32) -> Option<(u32, u32)> {
         let session = &mut self.sessions[at as usize];
-        let place = loop {
+        loop {
             let place = session.flows.head()?;
             let flow = &mut self.flows[place as usize];
             if !flow.turn.is_due() {
                 session.flows.rotate(&mut flow.turn, QUANTUM_BYTES);
-            } else if !flow.packets.is_empty() {
-                break place;
+            } else if let Some(next) = flow.first() {
+                return Some((place, next));
             } else if !session.flows.retire_head(&mut flow.turn) {
                 session.buckets[flow.bucket] = NOBODY;
                 flow.codel = Codel::default();
                 self.free_flows.push(place);
             }
-        };
-        let next = self.flows[place as usize].packets.front()?;
-        Some((place, next))
+        }
     }
 
     /// The place of a session, new or old.
@@ -321,7 +296,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
                     key,
                     buckets: vec![NOBODY; FLOWS_A_SESSION].into_boxed_slice(),
                     flows: Rounds::default(),
-                    held_bytes: 0,
+                    held_pages: 0,
                     turn: Turn::default(),
                 });
                 place(self.sessions.len())
@@ -336,7 +311,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
     /// The place of a flow in a session, new or old.
     fn flow(&mut self, at: u32, key: &FlowKey) -> u32 {
         let session = &mut self.sessions[at as usize];
-        let bucket = bucket(key);
+        let bucket = bucket(&self.hasher, key);
         if session.buckets[bucket] != NOBODY {
             return session.buckets[bucket];
         }
@@ -357,33 +332,56 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
         self.free_sessions.push(at);
     }
 
-    /// Drops the older half of the longest flow of the fullest session; false when nothing waits.
+    /// Frees [`OVERFLOW_PAGES`] where it can: of the fullest session, then of those more than half as
+    /// full. False when nothing waits.
     fn drop_longest(&mut self) -> bool {
-        let fullest = self.places.values().copied();
-        let Some(at) = fullest.max_by_key(|at| self.sessions[*at as usize].held_bytes) else {
+        let held = |at: u32| self.sessions[at as usize].held_pages;
+        let Some(fullest) = self.places.values().copied().max_by_key(|at| held(*at)) else {
             return false;
         };
-        let session = &mut self.sessions[at as usize];
-        let flows = session.flows.iter();
-        let Some(place) = flows.max_by_key(|place| self.flows[*place as usize].held_bytes) else {
-            return false;
-        };
-        let flow = &mut self.flows[place as usize];
-        let count = flow.packets.len().div_ceil(2).min(OVERFLOW_BATCH);
-        for packet in flow.packets.drain(..count) {
-            session.held_bytes -= packet.buffer.len();
-            flow.held_bytes -= packet.buffer.len();
-            flow.packet_bytes -= packet.packet_bytes;
-            self.stats.overflowed += packets_in(&packet.buffer[..packet.packet_bytes], &packet.gso);
-            self.store.give(packet.buffer);
+        let most_pages = held(fullest);
+        let mut freed = self.shorten(fullest, OVERFLOW_PAGES);
+        for at in 0..=place(self.sessions.len()) {
+            if freed >= OVERFLOW_PAGES {
+                break;
+            }
+            if 2 * self.sessions[at as usize].held_pages > most_pages {
+                freed += self.shorten(at, OVERFLOW_PAGES - freed);
+            }
         }
-        self.packets -= count;
-        count > 0
+        freed > 0
+    }
+
+    /// Frees so many pages of a session, but not more than half: of its longest flow, then of those
+    /// more than half as long. How many it were.
+    fn shorten(&mut self, at: u32, wanted_pages: usize) -> usize {
+        let session = &mut self.sessions[at as usize];
+        let wanted_pages = wanted_pages.min(session.held_pages.div_ceil(2));
+        let held = |place: u32| self.flows[place as usize].held_pages();
+        let Some(longest) = session.flows.iter().max_by_key(|place| held(*place)) else {
+            return 0;
+        };
+        let most_pages = held(longest);
+        let mut freed = 0;
+        for place in std::iter::once(longest).chain(session.flows.iter()) {
+            let flow = &mut self.flows[place as usize];
+            if freed < wanted_pages && 2 * flow.held_pages() > most_pages {
+                let (packets, pages) =
+                    flow.halve(&mut self.store, wanted_pages - freed, |packet| {
+                        let lost = packet.gso.packets_at_most(packet.packet_bytes);
+                        self.stats.overflowed += lost as u64;
+                    });
+                self.packets -= packets;
+                freed += pages;
+            }
+        }
+        session.held_pages -= freed;
+        freed
     }
 
     fn give_back(&mut self) {
-        if let Some(packet) = self.out.take() {
-            self.store.give(packet.buffer);
+        if let Some(at) = self.out.take() {
+            self.store.give_back(at);
         }
     }
 }
@@ -393,15 +391,6 @@ fn place(count: usize) -> u32 {
     u32::try_from(count - 1).unwrap_or(NOBODY - 1)
 }
 
-fn bucket(key: &FlowKey) -> usize {
-    /// 2^64 over the golden ratio: spreads what differs in a few low bits.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (high, low) = key.digest();
-    let mixed = (high.wrapping_mul(SPREAD) ^ low).wrapping_mul(SPREAD);
-    (mixed >> 56) as usize % FLOWS_A_SESSION
-}
-
-/// How many packets a super-packet becomes.
-fn packets_in(packet: &[u8], gso: &GsoInfo) -> u64 {
-    segments(packet, gso).map_or(1, |segments| segments.count() as u64)
+fn bucket(hasher: &FixedState, key: &FlowKey) -> usize {
+    (hasher.hash_one(key) >> 56) as usize % FLOWS_A_SESSION
 }

@@ -128,6 +128,8 @@ pub struct Machine {
     receive: VecDeque<u32>,
     /// Connections that had more to read than one turn takes.
     read_later: VecDeque<u32>,
+    /// Connections that had no room for datagrams and may have some.
+    roomy: VecDeque<u32>,
     /// Datagrams that the first of `receive` may still give before the next one's turn.
     quantum_left: u32,
     events: VecDeque<Event>,
@@ -194,6 +196,7 @@ impl Machine {
             transmit: VecDeque::new(),
             receive: VecDeque::new(),
             read_later: VecDeque::new(),
+            roomy: VecDeque::new(),
             events: VecDeque::new(),
             responses: VecDeque::new(),
             scratch: Vec::with_capacity(2048),
@@ -344,6 +347,9 @@ impl Machine {
             let Some(conn) = self.slots[index as usize].conn.as_mut() else {
                 continue;
             };
+            if std::mem::take(&mut conn.wants_room) {
+                schedule(&mut self.roomy, &mut conn.in_roomy, index);
+            }
             let segments = (MAX_BATCH_BYTES / usize::from(conn.udp_payload.max(1)))
                 .clamp(1, self.config.max_gso_segments);
             if let Some(mut transmit) = conn.quic.poll_transmit(now, segments, buf) {

@@ -38,7 +38,8 @@ pub enum PathFloor {
 }
 
 /// So much may wait in a connection's own queue on the slowest path: six packets, which are 7 ms at
-/// 10 Mbit/s.
+/// 10 Mbit/s. A caller that gives it a longer super-packet whole, which it may when nothing waits
+/// ([`may_wait_whole`](crate::Machine::may_wait_whole)), lets 64 kB wait: 52 ms there.
 const ROOM_FLOOR_BYTES: usize = 8 * 1024;
 
 /// How many bytes of HTTP Datagrams may wait for the congestion window.

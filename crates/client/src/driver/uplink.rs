@@ -8,10 +8,8 @@
 use std::time::Instant;
 
 use masque_packet::{
-    flow::{FlowKey, flow_key},
     icmp::MAX_ERROR_BYTES,
-    ip,
-    queue::FairQueue,
+    queue::{FairQueue, queue_key_of},
     segment::GsoInfo,
 };
 
@@ -32,13 +30,17 @@ const WAITING_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct Uplink {
     queue: FairQueue<()>,
     epoch: Instant,
+    /// Where an answer to the device is written.
+    reply: Box<[u8]>,
 }
 
 impl Uplink {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Nothing waits; `salt` is random.
+    pub(super) fn new(now: Instant, salt: u64) -> Self {
         Self {
-            queue: FairQueue::new(WAITING_BYTES),
+            queue: FairQueue::new(WAITING_BYTES, salt),
             epoch: now,
+            reply: vec![0; MAX_ERROR_BYTES].into_boxed_slice(),
         }
     }
 
@@ -53,10 +55,9 @@ impl Uplink {
 
     /// Puts a packet behind the others of its flow; how many are lost for it.
     fn push(&mut self, now: Instant, packet: &[u8], gso: &GsoInfo) -> usize {
-        let flow =
-            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
+        let key = queue_key_of(packet);
         let lost = self.queue.stats().overflowed;
-        self.queue.push(self.micros(now), (), &flow, packet, gso);
+        self.queue.push(self.micros(now), (), &key, packet, gso);
         usize::try_from(self.queue.stats().overflowed - lost).unwrap_or(usize::MAX)
     }
 }
@@ -65,7 +66,6 @@ impl<D: Device> Driver<D> {
     /// Takes packets from the device: to the gateway if nothing waits and there is room, else to
     /// those that wait. Whether there may be more.
     pub(super) fn read_device(&mut self, now: Instant) -> bool {
-        let mut reply = [0; MAX_ERROR_BYTES];
         let mut answered = false;
         let mut more = true;
         for _ in 0..DEVICE_BUDGET {
@@ -89,7 +89,8 @@ impl<D: Device> Driver<D> {
                     .dropped_many(DropReason::SendQueueFull, lost);
                 continue;
             }
-            if let Some(length) = self.tunnel.send(packet, &gso, &mut reply) {
+            let reply = &mut self.uplink.reply;
+            if let Some(length) = self.tunnel.send(packet, &gso, reply) {
                 answered |= write_own(&mut self.device, &reply[..length]);
             }
             self.socket.send_full(self.tunnel.machine());
@@ -103,21 +104,23 @@ impl<D: Device> Driver<D> {
     /// Gives the connection of what waits as much as it has room for; whether it was anything, so
     /// that it is sent in a turn at once.
     pub(super) fn send_waiting(&mut self, now: Instant) -> bool {
-        let mut reply = [0; MAX_ERROR_BYTES];
+        if self.uplink.queue.is_empty() {
+            return false;
+        }
         let (mut sent, mut answered) = (false, false);
         let now_us = self.uplink.micros(now);
-        self.uplink.queue.resume();
+        self.uplink.queue.resume(());
         for _ in 0..WAITING_BUDGET {
             let tunnel = &mut self.tunnel;
             let room = |(), bytes, gso: &GsoInfo| tunnel.has_room(bytes, gso);
             let Some(next) = self.uplink.queue.pop(now_us, room) else {
                 break;
             };
+            let reply = &mut self.uplink.reply;
             let answer = if next.congested {
-                self.tunnel
-                    .send_congested(next.packet, &next.gso, &mut reply)
+                self.tunnel.send_congested(next.packet, &next.gso, reply)
             } else {
-                self.tunnel.send(next.packet, &next.gso, &mut reply)
+                self.tunnel.send(next.packet, &next.gso, reply)
             };
             if let Some(length) = answer {
                 answered |= write_own(&mut self.device, &reply[..length]);
@@ -131,3 +134,6 @@ impl<D: Device> Driver<D> {
         sent
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use masque_gateway_core::{ClientVerdict, Dataplane, Now, SlotId, VpcIndex, VpcVerdict};
-use masque_packet::segment::{GsoInfo, segments};
+use masque_packet::{
+    ip::IpHeader,
+    queue::{fragments_key, queue_key},
+    segment::{GsoInfo, segments},
+};
 use masque_tun::{READ_BUFFER_BYTES, TunError, Written};
 
 use super::{
@@ -16,7 +20,7 @@ use super::{
     wait::Source,
     waiting::Waiting,
 };
-use crate::{command::HandedPacket, mailbox::Mailbox};
+use crate::mailbox::Mailbox;
 
 /// RFC 9484 §6: Context ID 0 means that an IP packet follows.
 pub(super) const CONTEXT: [u8; 1] = [0];
@@ -153,7 +157,10 @@ impl Shard {
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
                 self.hear_of_sessions(at, now);
-                self.forward_to_client(index, read.packet, &read.gso, at, now);
+                self.forward_to_client(index, false, (read.packet, &read.gso), at, now);
+                for port in &mut self.ports {
+                    port.send_full(&mut self.figures);
+                }
                 return true;
             }
             Ok(None) => vpc.ready = false,
@@ -180,11 +187,13 @@ impl Shard {
         }
     }
 
+    /// Judges a packet of a VPC, which this shard read or another one handed over, and carries the
+    /// verdict out.
     fn forward_to_client(
         &mut self,
         index: VpcIndex,
-        packet: &mut [u8],
-        gso: &GsoInfo,
+        handed_over: bool,
+        (packet, gso): (&mut [u8], &GsoInfo),
         at: Instant,
         now: Now,
     ) {
@@ -193,7 +202,12 @@ impl Shard {
             return;
         };
         let reply = &mut self.scratch.reply;
-        let verdict = self.plane.from_vpc(now, index, packet, gso, reply);
+        let verdict = if handed_over {
+            self.plane
+                .from_vpc_handed_over(now, index, packet, gso, reply)
+        } else {
+            self.plane.from_vpc(now, index, packet, gso, reply)
+        };
         let mut outward = Outward {
             at,
             plane: &mut self.plane,
@@ -205,9 +219,6 @@ impl Shard {
             figures: &mut self.figures,
         };
         outward.act(verdict, index, vpc, packet, gso, reply);
-        for port in &mut self.ports {
-            port.send_full(&mut self.figures);
-        }
     }
 
     /// Packets that other shards read for sessions of this one.
@@ -216,32 +227,11 @@ impl Shard {
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
             };
-            self.handed_packet(&mut handed, at, now);
+            let packet = (&mut handed.bytes[..], &handed.gso);
+            self.forward_to_client(handed.vpc, true, packet, at, now);
             self.mailbox.recycle(handed);
         }
         true
-    }
-
-    fn handed_packet(&mut self, handed: &mut HandedPacket, at: Instant, now: Now) {
-        let Some(vpc) = self.vpcs.get(&handed.vpc) else {
-            return;
-        };
-        let reply = &mut self.scratch.reply;
-        let (bytes, gso) = (&mut handed.bytes, &handed.gso);
-        let verdict = self
-            .plane
-            .from_vpc_handed_over(now, handed.vpc, bytes, gso, reply);
-        let mut outward = Outward {
-            at,
-            plane: &mut self.plane,
-            whole: &mut self.scratch.whole,
-            tunnels: &self.tunnels,
-            ports: &mut self.ports,
-            peers: &self.peers,
-            waiting: &mut self.waiting,
-            figures: &mut self.figures,
-        };
-        outward.act(verdict, handed.vpc, vpc, &handed.bytes, &handed.gso, reply);
     }
 }
 
@@ -266,7 +256,10 @@ impl Inward<'_> {
             figures.tun_missing += 1;
             return None;
         };
-        let staged = vpc.writer.stage(&vpc.queue, packet)?;
+        let Some(staged) = vpc.writer.stage(&vpc.queue, packet) else {
+            figures.tun_refused += 1;
+            return None;
+        };
         match self.plane.from_client(now, tunnel.slot, staged, self.reply) {
             ClientVerdict::Forward {
                 fragment_to_bytes: Some(mtu_bytes),
@@ -274,7 +267,7 @@ impl Inward<'_> {
             } => {
                 let whole = &mut self.whole[..staged.len()];
                 whole.copy_from_slice(staged);
-                collect_fragments(vpc, whole, mtu_bytes, self.reply);
+                collect_fragments(vpc, whole, mtu_bytes, self.reply, figures);
                 None
             }
             ClientVerdict::Forward { header, .. } => {
@@ -313,13 +306,14 @@ impl Outward<'_> {
         match verdict {
             VpcVerdict::ToSession {
                 slot,
+                header,
                 fragment_to_bytes,
-                ..
             } => {
                 let Some(tunnel) = self.tunnels.by_slot(slot) else {
                     return;
                 };
-                self.give(slot, tunnel.key, packet, gso, fragment_to_bytes);
+                let client = (slot, tunnel.key);
+                self.give(client, &header, packet, gso, fragment_to_bytes);
             }
             VpcVerdict::HandOver { shard } => {
                 let peer = self.peers.get(usize::from(shard));
@@ -342,8 +336,8 @@ impl Outward<'_> {
     /// Gives a packet to its client's connection, or puts it with those that wait for it.
     fn give(
         &mut self,
-        slot: SlotId,
-        key: TunnelKey,
+        (slot, key): (SlotId, TunnelKey),
+        header: &IpHeader,
         packet: &[u8],
         gso: &GsoInfo,
         fragment_to_bytes: Option<u16>,
@@ -352,16 +346,27 @@ impl Outward<'_> {
             return;
         };
         let (at, waiting, figures) = (self.at, &mut *self.waiting, &mut *self.figures);
-        let waits = waiting.holds(slot) || !room(port, key, packet.len(), gso);
-        match (waits, fragment_to_bytes) {
+        // A super-packet that takes a narrow path for long waits in its segments, between which
+        // others pass.
+        let apart = !may_wait_whole(port, key, packet.len(), gso);
+        let waits = apart || waiting.holds(slot) || !room(port, key, packet.len(), gso);
+        let cut_to_bytes = fragment_to_bytes.or(apart.then_some(u16::MAX));
+        match (waits, cut_to_bytes) {
             (false, None) => send_segments(port, key, packet, gso, false, figures),
-            (true, None) => waiting.push(at, slot, packet, gso, figures),
+            (true, None) => {
+                let flow = queue_key(header, packet);
+                waiting.push(at, (slot, &flow), packet, gso, figures);
+            }
             (false, Some(mtu_bytes)) => {
                 send_fragments(port, key, (packet, gso), mtu_bytes, self.whole, figures);
             }
             (true, Some(mtu_bytes)) => {
+                let flow = match fragment_to_bytes {
+                    Some(_) => fragments_key(header),
+                    None => queue_key(header, packet),
+                };
                 let waiting = |fragment: &[u8], figures: &mut ShardFigures| {
-                    waiting.push(at, slot, fragment, &GsoInfo::default(), figures);
+                    waiting.push(at, (slot, &flow), fragment, &GsoInfo::default(), figures);
                 };
                 keep_fragments((packet, gso), mtu_bytes, self.whole, figures, waiting);
             }
@@ -388,6 +393,15 @@ fn send_packet(port: &mut Port, key: TunnelKey, packet: &[u8], figures: &mut Sha
 pub(super) fn room(port: &mut Port, key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
     let datagrams = gso.packets_at_most(packet_bytes);
     port.machine.has_room(key.conn, packet_bytes, datagrams)
+}
+
+/// Whether a packet, or all of a super-packet, is no more than may wait in a connection at one time.
+fn may_wait_whole(port: &Port, key: TunnelKey, packet_bytes: usize, gso: &GsoInfo) -> bool {
+    let datagrams = gso.packets_at_most(packet_bytes);
+    datagrams == 1
+        || port
+            .machine
+            .may_wait_whole(key.conn, packet_bytes, datagrams)
 }
 
 /// Queues every segment of a super-packet for a client, each written where it leaves from; all but
@@ -425,3 +439,6 @@ pub(super) fn send_segments(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

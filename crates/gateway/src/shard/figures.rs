@@ -24,6 +24,8 @@ pub(crate) struct ShardFigures {
     pub(crate) unsendable: u64,
     /// Packets that contradict their virtio header.
     pub(crate) tun_bad_packets: u64,
+    /// Packets that are too long for the way on and could not be cut, or fragments that are none.
+    pub(crate) unfragmentable: u64,
     /// Packets that the TUN device did not take.
     pub(crate) tun_refused: u64,
     /// Packets of clients whose VPC has no TUN device here.
@@ -86,7 +88,7 @@ impl ShardFigures {
 
 impl ShardFigures {
     /// The counters that belong to no VPC, with their label.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 22] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 23] {
         [
             (
                 "datagram_unclaimed",
@@ -99,6 +101,7 @@ impl ShardFigures {
             ("client_path_too_small", self.too_large),
             ("client_gone", self.unsendable),
             ("tun_bad_packet", self.tun_bad_packets),
+            ("packet_not_fragmented", self.unfragmentable),
             ("tun_refused", self.tun_refused),
             ("tun_missing", self.tun_missing),
             ("handover_lost", self.handovers_lost),

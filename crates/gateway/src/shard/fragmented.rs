@@ -41,7 +41,8 @@ pub(super) fn send_fragments(
     }
 }
 
-/// Gives the same fragments, one by one, to `keep`. `buffer` has room for two packets.
+/// Gives the same fragments, one by one, to `keep`; the segments of a super-packet if `mtu_bytes` is
+/// the longest there is. `buffer` has room for two packets.
 pub(super) fn keep_fragments(
     packet: (&[u8], &GsoInfo),
     mtu_bytes: u16,
@@ -70,7 +71,8 @@ pub(super) fn keep_fragments(
 
 /// Cuts a packet, or each segment of a super-packet, for `take`, which is given the fragments and the
 /// length of the one it is to write. Segments go through `buffer`: their checksums cover what the
-/// fragments divide. The error of `take` ends it, with the number of fragments and segments left.
+/// fragments divide. The error of `take` ends it, with the number of fragments left, those of the
+/// segments behind it as many each.
 fn cut<E>(
     (packet, gso): (&[u8], &GsoInfo),
     mtu_bytes: u16,
@@ -84,12 +86,12 @@ fn cut<E>(
     };
     while let Some(bytes) = segments.write_next(buffer) {
         let Ok(mut fragments) = fragments(&buffer[..bytes], mtu_bytes.into()) else {
-            figures.tun_bad_packets += 1;
+            figures.unfragmentable += 1;
             continue;
         };
         while let Some(bytes) = fragments.next_packet_bytes() {
             if let Err(error) = take(&mut fragments, bytes, figures) {
-                let lost = fragments.remaining() + segments.remaining();
+                let lost = fragments.remaining() + segments.remaining() * fragments.count();
                 return Err((error, lost as u64));
             }
         }
@@ -103,16 +105,25 @@ pub(super) fn collect_fragments(
     packet: &[u8],
     mtu_bytes: u16,
     buffer: &mut [u8],
+    figures: &mut ShardFigures,
 ) {
     let Ok(mut fragments) = fragments(packet, mtu_bytes.into()) else {
+        figures.unfragmentable += 1;
         return;
     };
     while let Some(bytes) = fragments.write_next(buffer) {
         let fragment = &buffer[..bytes];
-        if let Ok(header) = parse(fragment)
-            && vpc.writer.stage(&vpc.queue, fragment).is_some()
-        {
+        let Ok(header) = parse(fragment) else {
+            figures.unfragmentable += 1;
+            continue;
+        };
+        if vpc.writer.stage(&vpc.queue, fragment).is_some() {
             vpc.writer.commit(&vpc.queue, &header);
+        } else {
+            figures.tun_refused += 1;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

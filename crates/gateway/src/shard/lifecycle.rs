@@ -182,6 +182,7 @@ impl Shard {
         };
         let session = tunnel.grant.session;
         let moved = self.plane.detach(tunnel.slot);
+        self.waiting.resume(tunnel.slot);
         self.figures.count_end(reason);
         tracing::info!(
             shard = self.id, %session, attachment = %tunnel.grant.name, reason = reason.as_str(),
@@ -194,10 +195,11 @@ impl Shard {
         self.send_flows(moved);
     }
 
-    /// Tells the machine whether a connection is in use: it has a tunnel, or one that waits for its
-    /// target's addresses.
+    /// Tells the machine whether a connection is in use: it has a tunnel, or a request that waits, for
+    /// its target's addresses or for what its path carries.
     pub(super) fn tell_use(&mut self, TunnelKey { port, conn, .. }: TunnelKey) {
         let in_use = !self.tunnels.keys_of(port, conn).is_empty()
+            || self.held.has(port, conn)
             || self
                 .resolving
                 .keys()

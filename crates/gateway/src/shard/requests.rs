@@ -36,8 +36,8 @@ pub(super) enum Decision {
     Abort(&'static str),
     /// The name is resolved first (RFC 9484 §4.1), for one of these ingress points.
     Resolve(String, BTreeSet<ObjectName>),
-    /// It waits until the path is known to carry a tunnel.
-    Hold,
+    /// It waits until the path to one of these ingress points is known to carry a tunnel.
+    Hold(BTreeSet<ObjectName>),
 }
 
 pub(super) fn refuse(
@@ -137,6 +137,7 @@ impl Shard {
                     if !waiting.keep(&data) {
                         self.resolving.remove(&key);
                         self.reset_stream(key, Code::H3_EXCESSIVE_LOAD);
+                        self.tell_use(key);
                     }
                 } else {
                     self.keep_early(key, &data);
@@ -215,8 +216,9 @@ impl Shard {
                     self.resolve(index, key, (identity, head), (name, points), at);
                     return;
                 }
-                if matches!(decision, Decision::Hold) {
-                    return self.hold(index, key, Held::new(identity, head, None, at), at);
+                if let Decision::Hold(points) = decision {
+                    let held = Held::new((identity, head), None, points, at);
+                    return self.hold(index, key, held, at);
                 }
                 decision
             }
@@ -256,9 +258,9 @@ impl Shard {
             Ok(addresses) => {
                 let Resolving { identity, head, .. } = waiting;
                 let decision = self.decide(index, key, &head, identity, Some(&addresses), now);
-                if matches!(decision, Decision::Hold) {
-                    let held = Held::new(identity, head, Some(addresses), at).with_early(early);
-                    return self.hold(index, key, held, at);
+                if let Decision::Hold(points) = decision {
+                    let held = Held::new((identity, head), Some(addresses), points, at);
+                    return self.hold(index, key, held.with_early(early), at);
                 }
                 decision
             }
@@ -354,7 +356,10 @@ impl Shard {
             (Target::Prefix(prefix), _) => Some(vec![*prefix]),
             (Target::Any, _) => None,
         };
-        match self.admit(&identity, &points, key.port, &scope, targets, room, now) {
+        if is_narrow(room) {
+            return self.narrow(index, key.conn, points);
+        }
+        match self.admit(&identity, &points, key.port, &scope, targets, now) {
             Ok(grant) => {
                 let (method, authority) = (identity.method, authority.to_owned());
                 Decision::Accept(Box::new((grant, Origin { method, authority })))
@@ -363,10 +368,6 @@ impl Shard {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything that admission is decided by"
-    )]
     fn admit(
         &self,
         identity: &Identity,
@@ -374,12 +375,8 @@ impl Shard {
         port: u16,
         scope: &Scope,
         targets: Option<Vec<IpNet>>,
-        room_bytes: usize,
         now: Now,
     ) -> Result<Grant, Decision> {
-        if is_narrow(room_bytes) {
-            return Err(Decision::Hold);
-        }
         let only = if points.len() == 1 {
             points.first().map(ToString::to_string)
         } else {
@@ -451,7 +448,7 @@ impl Shard {
                 self.reset_stream(key, Code::H3_INTERNAL_ERROR);
             }
             // A name is resolved once, and held is what is not wide enough: neither comes here.
-            Decision::Resolve(..) | Decision::Hold => {}
+            Decision::Resolve(..) | Decision::Hold(_) => {}
         }
     }
 

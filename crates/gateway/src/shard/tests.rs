@@ -5,8 +5,12 @@ use std::{
     time::Duration,
 };
 
-use masque_gateway_core::{Registry, RegistryConfig};
+use masque_gateway_core::{
+    AttachmentId, Grant, Registry, RegistryConfig, Scope, SessionId, SlotId,
+};
 use masque_http3 as http3;
+use masque_model::ObjectName;
+use masque_protocol::{Role, Session};
 use masque_testkit::Lab;
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
@@ -18,16 +22,38 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{command::PortSetup, development};
+use crate::{auth::Method, command::PortSetup, development};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Bench {
     pub(super) shard: Shard,
     mailbox: Arc<Mailbox>,
+    server: MachineConfig,
     client: Machine,
     socket: UdpSocket,
     seen: Vec<http3::Event>,
+}
+
+fn grant() -> Grant {
+    let name = |name| ObjectName::new("default", name);
+    Grant {
+        session: SessionId(1),
+        shard: 0,
+        index: VpcIndex(0),
+        attachment: AttachmentId(0),
+        ingress_point: name("point"),
+        vpc: name("vpc"),
+        name: name("laptop"),
+        connector: String::new(),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        scope: Scope::default(),
+        active: true,
+        bits_per_second: None,
+        mtu_bytes: None,
+        generation: 0,
+    }
 }
 
 fn loopback() -> SocketOptions {
@@ -37,6 +63,27 @@ fn loopback() -> SocketOptions {
 impl Bench {
     /// A shard that listens to nothing, and a client that is not connected.
     pub(super) fn new() -> Self {
+        Self::with(MachineConfig::new([7; 32], [8; 32]))
+    }
+
+    /// The same with a client that takes DATAGRAM frames of so many bytes.
+    pub(super) fn taking(frame_bytes: usize) -> Self {
+        let mut config = MachineConfig::new([7; 32], [8; 32]);
+        config.tuning.datagram_receive_bytes = frame_bytes;
+        Self::with(config)
+    }
+
+    /// The same with a shard in whose connections so many bytes may wait.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        let mut bench = Self::new();
+        let tuning = &mut bench.server.tuning;
+        tuning.send_queue.ceiling_bytes = bytes;
+        // More than that in any round trip time.
+        tuning.initial_window_packets = 60_000;
+        bench
+    }
+
+    fn with(client: MachineConfig) -> Self {
         let mailbox = Mailbox::new().unwrap();
         let mailboxes = vec![Arc::clone(&mailbox)];
         let registry = Registry::new(RegistryConfig::default());
@@ -48,11 +95,11 @@ impl Bench {
             ..DataplaneConfig::default()
         };
         let shard = Shard::new(0, Arc::new(control), &mailboxes, config, busy, epoch).unwrap();
-        let config = MachineConfig::new([7; 32], [8; 32]);
         Self {
             shard,
             mailbox,
-            client: Machine::client(config, http3::Config::default(), epoch),
+            server: MachineConfig::new([1; 32], [2; 32]),
+            client: Machine::client(client, http3::Config::default(), epoch),
             socket: UdpSocket::bind(&loopback()).unwrap(),
             seen: Vec::new(),
         }
@@ -75,7 +122,7 @@ impl Bench {
             shard: ShardId::new(0, 1).unwrap(),
             socket,
             server: server_config(tls.build().unwrap(), &[3; 32]).unwrap(),
-            machine: MachineConfig::new([1; 32], [2; 32]),
+            machine: self.server.clone(),
         };
         self.mailbox
             .send(Command::OpenPort(Box::new(setup)))
@@ -93,6 +140,40 @@ impl Bench {
         self.client
             .connect(Instant::now(), address, "gateway.test", config)
             .unwrap()
+    }
+
+    /// A connection that is open at both ends, and the key of its first request.
+    pub(super) fn connected(&mut self) -> TunnelKey {
+        let conn = self.connect();
+        let open = |bench: &Self| {
+            let port = bench.shard.ports.first();
+            port.is_some_and(|port| port.machine.http_ref(conn).is_some())
+        };
+        self.until(open);
+        let port = self.shard.ports[0].number();
+        let stream = http3::StreamId(0);
+        TunnelKey { port, conn, stream }
+    }
+
+    /// A tunnel on it, of which the client knows nothing.
+    pub(super) fn tunnel(&mut self) -> (TunnelKey, SlotId) {
+        let key = self.connected();
+        let grant = grant();
+        let (plane, mtu_bytes) = (&mut self.shard.plane, 1400);
+        let slot = plane.attach(Now::default(), &grant, mtu_bytes).unwrap();
+        self.shard.tunnels.insert(tunnels::Tunnel {
+            key,
+            protocol: Session::new(Role::Proxy),
+            grant: Arc::new(grant),
+            origin: tunnels::Origin {
+                method: Method::ConcealedKey,
+                authority: String::new(),
+            },
+            slot,
+            since: Instant::now(),
+            mtu_bytes,
+        });
+        (key, slot)
     }
 
     /// Turns both until the fact is true.
@@ -133,7 +214,7 @@ fn a_connection_that_comes_while_draining_is_told_to_go_away() {
 }
 
 /// A TUN queue with one packet to read.
-fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
+pub(super) fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
     let host = lab.host("vpc");
     let config = TunConfig {
         name: "tun0".to_owned(),

@@ -138,6 +138,13 @@ impl Tunnels {
             .collect()
     }
 
+    /// The dataplane's slots of the tunnels of one connection.
+    pub(crate) fn slots_of(&self, port: u16, conn: ConnId) -> impl Iterator<Item = SlotId> {
+        let streams = self.streams(port, conn).iter();
+        let of_conn = streams.filter(move |(key, _)| key.conn == conn);
+        of_conn.filter_map(|(_, index)| Some(self.slab.get(*index)?.slot))
+    }
+
     /// Every tunnel.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
         self.slab.iter().map(|(_, tunnel)| tunnel)

@@ -6,13 +6,7 @@
 use std::time::Instant;
 
 use masque_gateway_core::SlotId;
-use masque_packet::{
-    edit,
-    flow::{FlowKey, flow_key},
-    ip,
-    queue::FairQueue,
-    segment::GsoInfo,
-};
+use masque_packet::{edit, flow::FlowKey, queue::FairQueue, segment::GsoInfo};
 
 use super::{
     Shard,
@@ -35,9 +29,10 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(epoch: Instant) -> Self {
+    /// Nothing waits; `salt` is random.
+    pub(super) fn new(epoch: Instant, salt: u64) -> Self {
         Self {
-            queue: FairQueue::new(WAITING_BYTES),
+            queue: FairQueue::new(WAITING_BYTES, salt),
             epoch,
         }
     }
@@ -48,20 +43,29 @@ impl Waiting {
         self.queue.holds(slot)
     }
 
-    /// Puts a packet behind the others of its flow.
+    /// How many packets and super-packets wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Puts a packet behind the others of its flow to this client.
     pub(super) fn push(
         &mut self,
         at: Instant,
-        slot: SlotId,
+        (slot, flow): (SlotId, &FlowKey),
         packet: &[u8],
         gso: &GsoInfo,
         figures: &mut ShardFigures,
     ) {
-        let flow =
-            ip::parse(packet).map_or(FlowKey::UNSPECIFIED, |header| flow_key(&header, packet));
         let lost = self.queue.stats().overflowed;
-        self.queue.push(self.micros(at), slot, &flow, packet, gso);
+        self.queue.push(self.micros(at), slot, flow, packet, gso);
         figures.queue_full += self.queue.stats().overflowed - lost;
+    }
+
+    /// Lets a client's packets try again: its connection may have room, or it has left.
+    pub(super) fn resume(&mut self, slot: SlotId) {
+        self.queue.resume(slot);
     }
 
     /// Gives memory back that has not been needed for a while.
@@ -82,7 +86,13 @@ impl Shard {
             return false;
         }
         let now_us = self.waiting.micros(at);
-        self.waiting.queue.resume();
+        for port in &mut self.ports {
+            while let Some(conn) = port.machine.poll_room() {
+                for slot in self.tunnels.slots_of(port.number(), conn) {
+                    self.waiting.resume(slot);
+                }
+            }
+        }
         let mut sent = false;
         for _ in 0..WAITING_A_TURN {
             let (tunnels, ports) = (&self.tunnels, &mut self.ports);
@@ -125,3 +135,6 @@ fn connection<'a>(
     let port = ports.iter_mut().find(|port| port.number() == key.port)?;
     Some((key, port))
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,11 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// Whether its turn will come.
+    pub(super) fn is_in_rounds(&self) -> bool {
+        self.list != List::None
+    }
+
     /// Whether something is left of the quantum.
     pub(super) fn is_due(&self) -> bool {
         self.deficit_bytes > 0

@@ -5,10 +5,14 @@ use proptest::prelude::*;
 
 use super::codel::{INTERVAL_US, TARGET_US};
 use super::*;
+use crate::build::{build_ip, build_udp};
+use crate::fragment::fragments;
 use crate::protocol;
+use crate::reference::{V4_A, V4_B, V6_A, V6_B, resum};
 use crate::segment::GsoKind;
 
 const MEMORY_BYTES: usize = 1 << 20;
+const SALT: u64 = 7;
 
 fn flow(number: u16) -> FlowKey {
     let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
@@ -18,15 +22,16 @@ fn flow(number: u16) -> FlowKey {
 /// Flows that do not share a bucket.
 fn flows(count: usize) -> Vec<FlowKey> {
     let mut taken = [false; FLOWS_A_SESSION];
+    let hasher = FixedState::with_seed(SALT);
     let apart = (0..).map(flow).filter(|key| {
-        let bucket = bucket(key);
+        let bucket = bucket(&hasher, key);
         !std::mem::replace(&mut taken[bucket], true)
     });
     apart.take(count).collect()
 }
 
 fn queue() -> FairQueue<u32> {
-    FairQueue::new(MEMORY_BYTES)
+    FairQueue::new(MEMORY_BYTES, SALT)
 }
 
 fn push(queue: &mut FairQueue<u32>, at_us: u64, session: u32, flow: &FlowKey, packet: &[u8]) {
@@ -76,9 +81,94 @@ fn who_sends_little_goes_before_who_sends_much() {
     assert_eq!(pop(&mut queue, 0).unwrap().1, [2; 100], "another session");
 }
 
+/// The fragments of an IPv4 datagram of UDP.
+fn ipv4_fragments(src_port: u16) -> Vec<Vec<u8>> {
+    let mut datagram = build_udp(V4_A, V4_B, src_port, 443, &[3; 3000]);
+    // It may be fragmented.
+    datagram[6] = 0;
+    resum(&mut datagram);
+    let mut fragments = fragments(&datagram, 1400).unwrap();
+    let mut made = Vec::new();
+    let mut buffer = [0; 1400];
+    while let Some(bytes) = fragments.write_next(&mut buffer) {
+        made.push(buffer[..bytes].to_vec());
+    }
+    made
+}
+
+/// Three IPv6 fragments of a UDP datagram with Destination Options, which the Next Header of the
+/// later ones names.
+fn ipv6_fragments(src_port: u16) -> Vec<Vec<u8>> {
+    let piece = |next: u8, units: u16, more: u16, data: &[u8]| {
+        let place = (units << 3 | more).to_be_bytes();
+        let header = [next, 0, place[0], place[1], 0, 0, 0, 7];
+        build_ip(V6_A, V6_B, protocol::FRAGMENT, &[&header, data].concat())
+    };
+    let ports = [src_port.to_be_bytes(), 443_u16.to_be_bytes()].concat();
+    let options = [protocol::UDP, 0, 1, 4, 0, 0, 0, 0];
+    let first = [&options[..], &ports, &[0; 1004]].concat();
+    vec![
+        piece(protocol::DESTINATION_OPTIONS, 0, 1, &first),
+        piece(protocol::DESTINATION_OPTIONS, 127, 1, &[1; 1016]),
+        piece(protocol::DESTINATION_OPTIONS, 254, 0, &[2; 100]),
+    ]
+}
+
+/// A flow that waits since long, and a datagram of the same one in fragments: who judges them behind
+/// the queue needs the first one first.
+#[test]
+fn fragments_leave_in_the_order_they_came() {
+    for (src, dst) in [(V4_A, V4_B), (V6_A, V6_B)] {
+        let whole = build_udp(src, dst, 5, 443, &[0; 1300]);
+        let fragments = if src.is_ipv4() {
+            ipv4_fragments(5)
+        } else {
+            ipv6_fragments(5)
+        };
+        assert_eq!(fragments.len(), 3);
+        let mut queue = FairQueue::new(1 << 24, SALT);
+        for _ in 0..20 {
+            push(&mut queue, 0, 1, &queue_key_of(&whole), &whole);
+        }
+        for _ in 0..5 {
+            assert_eq!(pop(&mut queue, 0).unwrap().1, whole);
+        }
+        let mut came = Vec::new();
+        for datagram in 0..15 {
+            for fragment in &fragments {
+                let mut fragment = fragment.clone();
+                // The traffic class, which is in no key, tells the datagrams apart.
+                fragment[1] = datagram << 4;
+                if src.is_ipv4() {
+                    resum(&mut fragment);
+                }
+                push(&mut queue, 0, 1, &queue_key_of(&fragment), &fragment);
+                came.push(fragment);
+            }
+        }
+        let mut left = Vec::new();
+        while let Some((_, packet, _)) = pop(&mut queue, 0) {
+            left.extend((packet != whole).then_some(packet));
+        }
+        assert_eq!(left, came);
+    }
+}
+
+#[test]
+fn a_whole_packet_waits_behind_its_flow() {
+    let packet = build_udp(V4_A, V4_B, 5, 443, b"x");
+    let expected = FlowKey::new(V4_A, V4_B, protocol::UDP, 5, 443);
+    assert_eq!(queue_key_of(&packet), expected);
+    let header = crate::ip::parse(&packet).unwrap();
+    for fragment in ipv4_fragments(5) {
+        assert_eq!(queue_key_of(&fragment), fragments_key(&header));
+    }
+    assert_eq!(queue_key_of(b"no packet"), FlowKey::UNSPECIFIED);
+}
+
 #[test]
 fn sessions_share_alike_however_many_flows_they_have() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let keys = flows(40);
     for _ in 0..40 {
         for key in &keys {
@@ -99,7 +189,7 @@ fn sessions_share_alike_however_many_flows_they_have() {
 
 #[test]
 fn long_packets_and_short_ones_share_by_bytes() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let [long, short] = flows(2)[..] else {
         unreachable!()
     };
@@ -135,8 +225,39 @@ fn a_session_without_room_keeps_nobody_else_waiting() {
         queue.pop(0, |_, _, _| true).is_none(),
         "left out until the next turn"
     );
-    queue.resume();
+    queue.resume(1);
     assert_eq!(pop(&mut queue, 0).unwrap().0, 1);
+}
+
+/// Who has no room costs nothing, however many they are, until somebody says that it may have some.
+#[test]
+fn a_session_is_asked_for_room_once_until_it_is_resumed() {
+    const SESSIONS: u32 = 400;
+    let mut queue = queue();
+    for session in 0..SESSIONS {
+        push(&mut queue, 0, session, &flow(1), &[0; 100]);
+    }
+    let mut asked = Vec::new();
+    let mut ask = |queue: &mut FairQueue<u32>| {
+        let none = queue.pop(0, |session, _, _| {
+            asked.push(session);
+            false
+        });
+        assert!(none.is_none());
+        std::mem::take(&mut asked)
+    };
+    assert_eq!(ask(&mut queue), (0..SESSIONS).collect::<Vec<_>>());
+    assert!(ask(&mut queue).is_empty());
+    for session in [17, 3, 17, SESSIONS] {
+        queue.resume(session);
+    }
+    assert_eq!(ask(&mut queue), [17, 3], "each once, and no stranger");
+    // Nobody is forgotten.
+    for session in (0..SESSIONS).rev() {
+        queue.resume(session);
+        assert_eq!(pop(&mut queue, 0).unwrap().0, session);
+    }
+    assert!(queue.is_empty());
 }
 
 #[test]
@@ -159,6 +280,148 @@ fn memory_is_bounded_and_the_longest_flow_pays() {
         sparse_left += usize::from(packet[0]);
     }
     assert_eq!(sparse_left, 2, "the short flows lost nothing");
+}
+
+/// All memory of a queue and its books.
+fn all_bytes(queue: &FairQueue<u32>) -> usize {
+    let flows = queue.flows.capacity() * size_of::<Flow>() + queue.free_flows.capacity() * 4;
+    queue.memory_bytes() + queue.store.books_bytes() + flows
+}
+
+#[test]
+fn flows_that_burst_in_turn_leave_no_memory_behind_each() {
+    let mut queue = queue();
+    let mut burst = |number| {
+        for _ in 0..400 {
+            push(&mut queue, 0, 1, &flow(number), &[0; 1400]);
+        }
+        while pop(&mut queue, 0).is_some() {}
+        all_bytes(&queue)
+    };
+    let first = burst(0);
+    assert!(first < MEMORY_BYTES * 11 / 10, "{first}");
+    let last = (1..1000).map(burst).max();
+    assert_eq!(last, Some(first));
+}
+
+/// A page is of use to any packet, so no mix of lengths wants more memory, or another allocation.
+#[test]
+fn long_and_short_packets_use_the_same_memory() {
+    let mut queue = queue();
+    let pages = MEMORY_BYTES / 2048;
+    let mut fill = |bytes: usize| {
+        let before = queue.stats().overflowed;
+        while queue.stats().overflowed == before {
+            push(&mut queue, 0, 1, &flow(1), &vec![3; bytes]);
+        }
+        let held = queue.sessions[0].held_pages;
+        // Too few were free for the last one, and room was made for some more.
+        let free = OVERFLOW_PAGES + 2 * store::LONGEST_BYTES.div_ceil(2048);
+        assert!(held <= pages && held + free >= pages, "{bytes}: {held}");
+        (queue.memory_bytes(), queue.store.address())
+    };
+    let first = fill(1);
+    assert_eq!(first.0, MEMORY_BYTES);
+    for bytes in [65_535, 100, 9_000, 65_535, 1_500, 20_000] {
+        assert_eq!(fill(bytes), first);
+    }
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        assert!(packet.iter().all(|byte| *byte == 3));
+    }
+}
+
+/// Every session has some packets: to look through all of them for each packet to come would take
+/// more than to carry it.
+#[test]
+fn one_overflow_makes_room_for_many_packets() {
+    let pages = MEMORY_BYTES / 2048;
+    for (sessions, flows_of_each) in [(pages / 4, 4), (pages / 8, 2), (4, 128), (1, 200)] {
+        let mut queue = queue();
+        let keys = flows(flows_of_each);
+        for number in 0..pages {
+            let (session, flow) = (number % sessions, number / sessions % flows_of_each);
+            push(&mut queue, 0, session as u32, &keys[flow], &[0; 1400]);
+        }
+        assert_eq!((queue.len(), queue.stats().overflowed), (pages, 0));
+        push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
+        assert_eq!(queue.stats().overflowed as usize, OVERFLOW_PAGES);
+        for _ in 1..OVERFLOW_PAGES {
+            push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
+        }
+        assert_eq!(queue.stats().overflowed as usize, OVERFLOW_PAGES);
+        assert_eq!(queue.len(), pages, "full again");
+    }
+}
+
+#[test]
+fn sessions_that_are_about_as_full_share_the_loss() {
+    let pages = MEMORY_BYTES / 2048;
+    let mut queue = queue();
+    // One with a little more than the others, and one with a single packet.
+    let most = 40;
+    let others = (pages - most - 1) / 30;
+    push(&mut queue, 0, 999, &flow(1), &[0; 1400]);
+    for _ in 0..most {
+        push(&mut queue, 0, 0, &flow(1), &[0; 1400]);
+    }
+    for number in 0..pages - most - 1 {
+        push(
+            &mut queue,
+            0,
+            1 + (number / 30) as u32,
+            &flow(1),
+            &[0; 1400],
+        );
+    }
+    push(&mut queue, 0, 999, &flow(1), &[0; 1400]);
+    let held = |session: u32| {
+        let at = queue.places[&session];
+        queue.sessions[at as usize].held_pages
+    };
+    assert_eq!(held(0), most / 2, "the fullest one first");
+    assert_eq!(held(999), 2, "who has little loses nothing");
+    for session in 1..=others as u32 {
+        assert!(held(session) >= 15, "at most half of {session}");
+    }
+}
+
+#[test]
+fn a_short_flow_loses_nothing_while_another_one_is_twice_as_long() {
+    let mut queue = queue();
+    let pages = MEMORY_BYTES / 2048;
+    let [long, short] = flows(2)[..] else {
+        unreachable!()
+    };
+    let shorter = pages / 3 - 10;
+    for number in 0..pages {
+        let key = if number < shorter { &short } else { &long };
+        push(&mut queue, 0, 1, key, &[u8::from(number < shorter); 1400]);
+    }
+    push(&mut queue, 0, 1, &long, &[0; 1400]);
+    assert!(queue.stats().overflowed > 0);
+    let mut left = 0;
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        left += usize::from(packet[0]);
+    }
+    assert_eq!(left, shorter);
+}
+
+#[test]
+fn which_flows_share_a_bucket_is_the_salts_secret() {
+    let shares = |salt, key: &FlowKey| {
+        let hasher = FixedState::with_seed(salt);
+        bucket(&hasher, key) == bucket(&hasher, &flow(0))
+    };
+    let sharing: Vec<_> = (1..5000).map(flow).filter(|key| shares(1, key)).collect();
+    assert!(sharing.len() > 10);
+    let still = sharing.iter().filter(|key| shares(2, key)).count();
+    assert!(still * 4 < sharing.len(), "{still} of {}", sharing.len());
+    // The queue asks its own.
+    let mut queue = FairQueue::new(MEMORY_BYTES, 1);
+    for key in sharing.iter().chain([&flow(0)]) {
+        push(&mut queue, 0, 1, key, &[0; 100]);
+    }
+    assert_eq!(queue.flows.len(), 1);
 }
 
 #[test]
@@ -191,7 +454,7 @@ fn an_empty_queue_gives_its_memory_back_after_a_second() {
 
 /// Takes one packet a millisecond from a flow that is `depth` packets long; how many told it.
 fn told(depth: usize, milliseconds: u64) -> usize {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     let mut told = 0;
     for _ in 0..depth {
         push(&mut queue, 0, 1, &flow(1), &[0; 1400]);
@@ -222,7 +485,7 @@ fn a_standing_queue_is_told_after_an_interval_and_then_more_and_more_often() {
 
 #[test]
 fn a_burst_that_drains_is_not_told() {
-    let mut queue = FairQueue::new(1 << 24);
+    let mut queue = FairQueue::new(1 << 24, SALT);
     for burst in 0..50_u64 {
         for _ in 0..40 {
             push(&mut queue, burst * 50_000, 1, &flow(1), &[0; 1400]);
@@ -244,7 +507,9 @@ enum Step {
     Pop {
         blocked: u32,
     },
-    Resume,
+    Resume {
+        session: u32,
+    },
     Wait(u64),
 }
 
@@ -253,7 +518,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..5_u32, 0..300_u16, prop_oneof![1..200_usize, 1_000..70_000_usize])
             .prop_map(|(session, flow, bytes)| Step::Push { session, flow, bytes }),
         4 => (0..6_u32).prop_map(|blocked| Step::Pop { blocked }),
-        1 => Just(Step::Resume),
+        2 => (0..6_u32).prop_map(|session| Step::Resume { session }),
         1 => (1..300_000_u64).prop_map(Step::Wait),
     ]
 }
@@ -263,7 +528,7 @@ proptest! {
     /// or reordered within a flow, and memory stays within its bound.
     #[test]
     fn nothing_is_lost_mixed_or_reordered(steps in prop::collection::vec(step(), 1..400)) {
-        let mut queue = FairQueue::new(300_000);
+        let mut queue = FairQueue::new(300_000, SALT);
         let mut model: HashMap<(u32, u16), Vec<u32>> = HashMap::new();
         let (mut now_us, mut number, mut popped) = (0, 0_u32, 0_u64);
         for step in steps {
@@ -272,6 +537,7 @@ proptest! {
                     let mut packet = vec![0; bytes.max(16)];
                     packet[..4].copy_from_slice(&number.to_be_bytes());
                     packet[4..6].copy_from_slice(&port.to_be_bytes());
+                    packet[6..].fill(number as u8);
                     queue.push(now_us, session, &flow(port), &packet, &GsoInfo::default());
                     model.entry((session, port)).or_default().push(number);
                     number += 1;
@@ -283,6 +549,7 @@ proptest! {
                         let port = u16::from_be_bytes(word(4));
                         let [high, low] = [u16::from_be_bytes(word(0)), u16::from_be_bytes(word(2))];
                         let got = u32::from(high) << 16 | u32::from(low);
+                        prop_assert!(queued.packet[6..].iter().all(|byte| *byte == got as u8));
                         let waiting = model.get_mut(&(queued.session, port)).unwrap();
                         // Earlier ones may have been dropped, never overtaken.
                         let at = waiting.iter().position(|n| *n == got).unwrap();
@@ -290,7 +557,7 @@ proptest! {
                         popped += 1;
                     }
                 }
-                Step::Resume => queue.resume(),
+                Step::Resume { session } => queue.resume(session),
                 Step::Wait(us) => {
                     now_us += us;
                     queue.trim(now_us);
@@ -298,7 +565,7 @@ proptest! {
             }
             prop_assert!(queue.memory_bytes() <= 300_000);
         }
-        queue.resume();
+        (0..6).for_each(|session| queue.resume(session));
         while queue.pop(now_us, |_, _, _| true).is_some() {
             popped += 1;
         }

@@ -67,6 +67,9 @@ pub(super) struct Conn {
     pub(super) in_transmit: bool,
     pub(super) in_receive: bool,
     pub(super) in_read_later: bool,
+    pub(super) in_roomy: bool,
+    /// It had no room when it was asked last.
+    pub(super) wants_room: bool,
     /// As many events came in this turn as one turn takes; nothing is read before the next.
     pub(super) reads_later: bool,
     /// The driver may have changed `http`, so outputs and kept datagrams may wait.
@@ -128,6 +131,8 @@ impl Conn {
             in_transmit: false,
             in_receive: false,
             in_read_later: false,
+            in_roomy: false,
+            wants_room: false,
             reads_later: false,
             http_touched: false,
             early_datagrams: false,
@@ -219,6 +224,11 @@ impl Conn {
             register.unused(admitted, self.id.index);
             self.unused_deadline.get_or_insert(deadline);
         }
+    }
+
+    /// It is open, and no deadline runs for its use.
+    pub(super) const fn is_in_use(&self) -> bool {
+        self.is_open() && self.unused_deadline.is_none()
     }
 
     /// The driver is done with it.

@@ -100,15 +100,40 @@ impl Machine {
     /// Whether the connection could soon send so many datagrams more, `bytes` in all but the headers
     /// that segments repeat: a caller that keeps them in a queue of its own until then decides what is
     /// sent first, and what is lost. A connection where nothing waits has room for anything; one that
-    /// is closed has, too, for what it is given is dropped.
+    /// is closed has, too, for what it is given is dropped. After a no [`poll_room`](Self::poll_room)
+    /// tells when to ask again.
     pub fn has_room(&mut self, conn: ConnId, bytes: usize, datagrams: usize) -> bool {
         let buffer = self.config.tuning.datagram_send_buffer_bytes();
         let Some(conn) = live(&mut self.slots, conn) else {
             return true;
         };
         let queued = conn.queued(buffer);
-        queued == 0
-            || queued + bytes + datagrams * (PER_DATAGRAM + HEADERS_BYTES) <= conn.room_limit
+        let room = queued == 0 || queued + bytes_at_most(bytes, datagrams) <= conn.room_limit;
+        // One that has room for a short packet may still owe it to a longer one.
+        conn.wants_room |= !room;
+        room
+    }
+
+    /// Whether so many datagrams are no more than may wait at one time, so that
+    /// [`has_room`](Self::has_room) could say yes though something waits. What is longer, a
+    /// super-packet on a narrow path, has room as well where nothing waits, but then keeps everything
+    /// behind it waiting for longer than the bound is meant to let it.
+    pub fn may_wait_whole(&self, conn: ConnId, bytes: usize, datagrams: usize) -> bool {
+        let conn = self.conn(conn);
+        conn.is_none_or(|conn| bytes_at_most(bytes, datagrams) <= conn.room_limit)
+    }
+
+    /// A connection that had no room when it was asked last, and may have some since: it had a turn to
+    /// send. Nothing waits in a connection that will have none, so each is told of but one that
+    /// closes first, which has its event.
+    pub fn poll_room(&mut self) -> Option<ConnId> {
+        while let Some(index) = self.roomy.pop_front() {
+            if let Some(conn) = self.slots[index as usize].conn.as_deref_mut() {
+                conn.in_roomy = false;
+                return Some(conn.id);
+            }
+        }
+        None
     }
 
     /// The next HTTP Datagram: connection, request stream, and the payload behind the Quarter
@@ -151,6 +176,11 @@ impl Machine {
 
 /// What a segment repeats of its super-packet's headers, and our prefix: at most 60 + 60 + 8.
 const HEADERS_BYTES: usize = 128;
+
+/// What so many datagrams, `bytes` in all but repeated headers, count for in a queue.
+const fn bytes_at_most(bytes: usize, datagrams: usize) -> usize {
+    bytes + datagrams * (PER_DATAGRAM + HEADERS_BYTES)
+}
 
 /// What quinn-proto counts for a queued datagram beside its bytes.
 const PER_DATAGRAM: usize = size_of::<Datagram>();

@@ -7,7 +7,7 @@ use std::{
 
 use quinn_proto::crypto::rustls::HandshakeData;
 
-use super::{Machine, MachineStats};
+use super::{Machine, MachineStats, conn::Conn};
 use crate::{ConnId, pool::PoolStats};
 
 /// Why no keying material was exported.
@@ -20,6 +20,10 @@ pub enum ExportError {
     #[error("too much keying material was asked for")]
     TooLong,
 }
+
+/// What a path's UDP payload holds beside a datagram, as quinn-proto reckons, at most: flags 1,
+/// connection id 20, packet number 4, tag 16, type and length of the DATAGRAM frame 9.
+const DATAGRAM_OVERHEAD_MAX_BYTES: usize = 50;
 
 /// Counters and gauges of one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +77,21 @@ impl Machine {
     /// UDP payload that the path carries now.
     pub fn path_mtu(&self, conn: ConnId) -> Option<u16> {
         Some(self.conn(conn)?.udp_payload)
+    }
+
+    /// Whether it is the peer's `max_datagram_frame_size` (RFC 9221 §3) that datagrams must be short
+    /// for, and not the path, as far as it is known: then no longer ones will fit, however wide the
+    /// path turns out to be.
+    pub fn peer_limits_datagrams(&self, conn: ConnId) -> bool {
+        let found = self.conn(conn);
+        found.is_some_and(|conn| {
+            conn.max_datagram + DATAGRAM_OVERHEAD_MAX_BYTES < usize::from(conn.udp_payload)
+        })
+    }
+
+    /// Whether a connection counts as used; see [`set_in_use`](Self::set_in_use).
+    pub fn is_in_use(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(Conn::is_in_use)
     }
 
     /// Counters and gauges.

@@ -122,6 +122,9 @@ impl Machine {
         };
         slot.generation = slot.generation.wrapping_add(1);
         self.deadlines.set(index, None);
+        if conn.in_roomy {
+            self.roomy.retain(|other| *other != index);
+        }
         if let Some(admitted) = conn.close() {
             self.register.closed(admitted);
         }

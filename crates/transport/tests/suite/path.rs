@@ -216,3 +216,22 @@ fn a_silent_peer_is_given_up_and_a_living_one_kept() {
     assert_eq!(closed(&pair.client_seen), Some(&CloseReason::IdleTimeout));
     assert_eq!(closed(&pair.server_seen), Some(&CloseReason::IdleTimeout));
 }
+
+/// Who waits for the path to be found wider waits for nothing if the peer takes no longer datagrams.
+#[test]
+fn short_datagrams_of_a_peer_are_told_from_a_narrow_path() {
+    let limited = |path_bytes, frame_bytes| {
+        let tuning = TransportTuning {
+            datagram_receive_bytes: frame_bytes,
+            ..TransportTuning::default()
+        };
+        let client = MachineConfig { tuning, ..config() };
+        let mut pair = Pair::with(link(path_bytes), client, config());
+        let (_, at_server, _) = pair.tunnel();
+        pair.run_for(SECOND);
+        pair.server.peer_limits_datagrams(at_server)
+    };
+    assert!(limited(1452, 1200));
+    assert!(!limited(1452, 65_535));
+    assert!(!limited(1331, 1400), "the path has room for fewer");
+}

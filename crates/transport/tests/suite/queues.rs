@@ -90,8 +90,41 @@ fn room_is_what_the_path_takes_soon() {
     // A window of ten packets each 100 ms: 5 ms of that are less than the floor of 8 kB.
     assert!((5..=8).contains(&sent), "{sent}");
     assert!(!pair.client.has_room(at_client, 64_000, 50));
+    assert!(!pair.client.may_wait_whole(at_client, 64_000, 50));
+    assert!(pair.client.may_wait_whole(at_client, 5000, 5));
     pair.run_for(SECOND);
     assert!(pair.client.has_room(at_client, 64_000, 50), "all was sent");
+}
+
+/// Who keeps what had no room asks again then, and not of every connection in every turn.
+#[test]
+fn a_connection_that_had_no_room_is_told_of_when_it_sent() {
+    let mut pair = with_queue(QueueBound::default());
+    let (at_client, _, stream) = pair.tunnel();
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), None, "nobody asked");
+    let fill = |pair: &mut Pair| {
+        while pair.client.has_room(at_client, 1000, 1) {
+            pair.client
+                .send_datagram(at_client, stream, 1000, |payload| payload.fill(0))
+                .unwrap();
+        }
+        assert!(pair.client.has_room(at_client, 1, 1), "for another one");
+        assert_eq!(pair.client.poll_room(), None, "nothing was sent since");
+    };
+    fill(&mut pair);
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), Some(at_client));
+    assert_eq!(pair.client.poll_room(), None, "told once");
+    pair.run_for(SECOND);
+    assert_eq!(pair.client.poll_room(), None, "nobody asked again");
+
+    fill(&mut pair);
+    pair.run_for(SECOND);
+    pair.client.close(at_client, http3::Code::H3_NO_ERROR, "");
+    pair.run_for(100 * SECOND);
+    assert_eq!(pair.client.connections(), 0);
+    assert_eq!(pair.client.poll_room(), None, "nor told of when it is gone");
 }
 
 #[test]

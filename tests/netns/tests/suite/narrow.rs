@@ -1,10 +1,10 @@
 //! A path much narrower than what its ends can send: who fills it is told, nobody else waits.
 
-use std::{net::UdpSocket, thread, time::Duration};
+use std::{net::UdpSocket, path::Path, thread, time::Duration};
 
-use masque_netns_tests::{Fabric, eventually, ping};
+use masque_netns_tests::{Echo, Fabric, Process, eventually, exchange};
 
-use crate::{WORK_V4, address};
+use crate::{WEB, WORK_V4, address, at, with_laptop};
 
 const VPC: &str = "production-vpc";
 /// A sender that heeds nothing: what it sends takes the path six seconds, and it is sent in a small
@@ -16,10 +16,13 @@ const DISCARD: u16 = 9;
 /// So many packets the device's own line holds at least.
 const AT_ONCE: usize = 100;
 
-/// The way out of the laptop at 5 Mbit/s, with a buffer of its own that is short.
-fn narrow(fabric: &Fabric) {
-    let shaper = ["qdisc", "replace", "dev", "gateway", "root", "tbf"];
-    let limits = ["rate", "5mbit", "burst", "20kb", "limit", "60kb"];
+/// A page that takes a path of 40 Mbit/s 1.6 s.
+const PAGE_BYTES: usize = 8_000_000;
+
+/// The way from the router over this device at this rate, with a buffer of its own that is short.
+fn narrow(fabric: &Fabric, device: &str, rate: &str) {
+    let shaper = ["qdisc", "replace", "dev", device, "root", "tbf"];
+    let limits = ["rate", rate, "burst", "20kb", "limit", "100kb"];
     fabric.router.run("tc", &[&shaper[..], &limits].concat());
 }
 
@@ -50,7 +53,7 @@ fn who_fills_a_narrow_path_is_told_and_keeps_nobody_waiting() {
     };
     fabric.connector("laptop");
     fabric.manifests.attach("laptop", VPC);
-    narrow(&fabric);
+    narrow(&fabric, "gateway", "5mbit");
     let _gateway = fabric.start_gateway();
     let client = fabric.attach(&fabric.laptop, "laptop", VPC);
     let socket = client.ns().enter(|| {
@@ -61,9 +64,15 @@ fn who_fills_a_narrow_path_is_told_and_keeps_nobody_waiting() {
     let socket = socket.expect("a socket");
     let before = passed(&fabric);
     flood(&socket);
-    // Whoever waited behind all of it would be answered after it had taken the path. How long an
-    // answer takes says nothing on a busy machine; what has passed by then does.
-    ping(client.ns(), address(WORK_V4), &["-W", "10"]);
+    // Some are lost on the full path. Whoever waited behind all of the flood would be answered after
+    // it had passed. How long an answer takes says nothing on a busy machine; what has passed by then
+    // does.
+    let log = fabric.folder().join("ping.log");
+    let pings = ["-n", "-i", "0.1", "-c", "200", WORK_V4];
+    let pings = Process::start(client.ns(), Path::new("ping"), &pings, &log);
+    eventually("an echo is answered", || {
+        pings.output().contains("bytes from")
+    });
     let passed = passed(&fabric) - before;
     let sent = PACKETS * PACKET_BYTES;
     assert!(passed < sent / 2, "behind {passed} bytes of {sent}");
@@ -73,4 +82,21 @@ fn who_fills_a_narrow_path_is_told_and_keeps_nobody_waiting() {
         0,
         "before memory ran out"
     );
+}
+
+#[test]
+fn what_waits_for_a_client_behind_a_narrow_path_arrives() {
+    let Some(fabric) = with_laptop() else { return };
+    narrow(&fabric, "laptop", "40mbit");
+    let gateway = fabric.start_gateway();
+    let client = fabric.attach(&fabric.laptop, "laptop", VPC);
+    let _echo = Echo::on_port(&fabric.work_1p, WEB);
+    exchange(client.ns(), at(WORK_V4, WEB), PAGE_BYTES).expect("all of it");
+    let events = |label| {
+        let metrics = gateway.metrics();
+        metrics.sum("masque_gateway_shard_events_total", &[label])
+    };
+    let told = || events("client_congested") + events("client_congestion_marked");
+    assert!(told() > 0, "nothing waited");
+    assert_eq!(events("client_queue_full"), 0, "before memory ran out");
 }
