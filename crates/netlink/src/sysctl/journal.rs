@@ -3,9 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +14,8 @@ use super::Changed;
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// The note's first word.
 const VERSION: &str = "sysctls-1";
+/// The file is its owner's alone.
+const MODE: u32 = 0o600;
 
 /// The file. Its first line says whose settings it is about: a namespace of this boot. Every other
 /// line is a setting, its original and its new value, with tabs between.
@@ -103,16 +104,7 @@ impl Journal {
             let words = [path, original, to].map(|word| word.replace(['\t', '\n'], " "));
             text += &(words.join("\t") + "\n");
         }
-        let beside = self.path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        masque_files::replace(&self.path, text.as_bytes(), MODE)
     }
 }
 
