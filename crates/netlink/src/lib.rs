@@ -41,3 +41,4 @@ pub use host::{HostRoute, RouteLookup};
 pub use kernel::{CLIENT_ROUTE_PROTOCOL, Kernel, ROUTE_PROTOCOL};
 pub use link_state::{LinkMonitor, LinkState, link_mtu};
 pub use observe::{Observed, ObservedLink, RouteKey};
+pub use sysctl::is_network_setting;

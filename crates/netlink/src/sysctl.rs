@@ -9,6 +9,8 @@ mod journal;
 pub(crate) use journal::Journal;
 
 const ROOT: &str = "/proc/sys";
+/// The only branch of it that is read or written.
+const NET: &str = "net";
 
 /// A setting that this process changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,20 @@ pub(crate) fn restore(path: &str, changed: &Changed) {
     }
 }
 
-/// Interface names come from configuration: nothing may leave the directory.
+/// Whether a path, taken from `/proc/sys`, is that of a setting of the network and leads nowhere else.
+/// Interface names come from configuration, and a note of changed settings from a file that others may
+/// have written: nothing may leave the directory.
+pub fn is_network_setting(path: &str) -> bool {
+    let part = |part: &str| {
+        let hidden = part.is_empty() || part == "." || part == "..";
+        !hidden && !part.contains(char::is_control)
+    };
+    let below_net = path.split_once('/').is_some_and(|(first, _)| first == NET);
+    below_net && path.split('/').all(part)
+}
+
 fn file(path: &str) -> Option<PathBuf> {
-    let inside = path
-        .split('/')
-        .all(|part| !part.is_empty() && part != "." && part != "..");
-    inside.then(|| PathBuf::from(ROOT).join(path))
+    is_network_setting(path).then(|| PathBuf::from(ROOT).join(path))
 }
 
 #[cfg(test)]
@@ -69,16 +79,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stays_below_proc_sys() {
-        assert!(read("kernel/ostype").is_some_and(|os| os == "Linux"));
+    fn stays_below_proc_sys_net() {
+        assert!(read("net/ipv4/ip_forward").is_some_and(|says| !says.is_empty()));
+        assert!(is_network_setting("net/ipv4/conf/eth0.100/rp_filter"));
         for path in [
+            "kernel/core_pattern",
+            "net/../kernel/core_pattern",
             "../version",
             "/proc/version",
-            "kernel//ostype",
+            "/net/core/somaxconn",
+            "net//core",
             "net/./core",
+            "network/core",
+            "net/",
+            "net/a\nb",
+            "net",
             "",
         ] {
             assert_eq!(file(path), None, "{path}");
+            assert!(write(path, "1").is_err(), "{path}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Changed;
+use super::{Changed, is_network_setting};
 
 /// A note is refused above this: a gateway changes a few settings for each VPC.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -40,7 +40,8 @@ impl Journal {
     }
 
     /// What an earlier process changed here and did not put back. Nothing of another namespace, and
-    /// nothing of a note that cannot be understood.
+    /// nothing of a note that no gateway has written: its folder may belong to a user who may do less
+    /// than this process, which is to write what stands in the note.
     pub(crate) fn load(&self) -> BTreeMap<String, Changed> {
         let read = || -> io::Result<String> {
             if fs::metadata(&self.path)?.len() > MAX_BYTES {
@@ -67,10 +68,9 @@ impl Journal {
         let entry = |line: &str| {
             let mut words = line.split('\t').map(str::to_owned);
             let (path, original, to) = (words.next()?, words.next()?, words.next()?);
-            words
-                .next()
-                .is_none()
-                .then_some((path, Changed { original, to }))
+            let known = is_network_setting(&path);
+            let whole = known && words.next().is_none();
+            whole.then_some((path, Changed { original, to }))
         };
         lines.map(entry).collect()
     }
@@ -134,6 +134,14 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}one word\n")).unwrap();
         assert!(journal.load().is_empty(), "half a note is none");
+        // As the owner of the folder could write who is not root.
+        for line in [
+            "kernel/core_pattern\t|/tmp/mine %p\tcore\n",
+            "net/../kernel/core_pattern\t|/tmp/mine\tcore\n",
+        ] {
+            fs::write(&path, format!("{text}{line}")).unwrap();
+            assert!(journal.load().is_empty(), "{line}");
+        }
         fs::write(&path, text).unwrap();
         let own = std::mem::replace(&mut journal.namespace, "another 4:1".to_owned());
         assert!(journal.load().is_empty());
