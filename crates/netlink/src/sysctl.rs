@@ -108,4 +108,12 @@ mod tests {
             .to_string();
         assert!(error.contains("securityContext.sysctls"), "{error}");
     }
+
+    /// sysctl(8) takes dots for slashes, and the dot of a VLAN device is none.
+    #[test]
+    fn the_command_that_mends_it_is_right_for_a_vlan_device() {
+        let error = write("net/ipv4/conf/no.100/rp_filter", "0").unwrap_err();
+        let command = "`sysctl -w net/ipv4/conf/no.100/rp_filter=0`";
+        assert!(error.to_string().contains(command), "{error}");
+    }
 }
