@@ -96,7 +96,7 @@ impl Supervisor {
         // After the clearing: what a killed gateway has changed is wanted again in a moment, and restored
         // at the end.
         kernel
-            .remember_sysctls(&StateDir::sysctls(&state_dir))
+            .remember_settings(&StateDir::sysctls(&state_dir))
             .map_err(|e| netlink_fatal(&e))?;
         let capabilities = kernel.probe().map_err(|e| netlink_fatal(&e))?;
         tracing::info!(

@@ -16,7 +16,7 @@
 //!
 //! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed. Those that a process
 //! changed which was killed are restored by the next one if both
-//! [remember](Kernel::remember_sysctls) them in the same file.
+//! [remember](Kernel::remember_settings) them in the same file.
 #![allow(unsafe_code, reason = "netlink sockets through libc")]
 
 mod apply;
@@ -31,6 +31,7 @@ mod message;
 mod observe;
 mod owner;
 mod probe;
+mod settings;
 mod socket;
 mod sysctl;
 

@@ -244,7 +244,7 @@ fn settings_of_a_killed_gateway_are_put_back_by_the_next() {
     let note = folder.join("sysctls");
     let begin = || {
         let gateway = Gateway::start(ns);
-        ns.enter(|| gateway.kernel.remember_sysctls(&note).unwrap());
+        ns.enter(|| gateway.kernel.remember_settings(&note).unwrap());
         gateway.apply_both();
         gateway
     };
