@@ -80,12 +80,22 @@ impl Kernel {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets a sysctl and remembers what it said before.
-    pub(crate) fn set_sysctl(&self, path: &str, value: &str) -> Result<(), NetlinkError> {
+    /// Sets a sysctl. What it said before is remembered if it is the host's; a device of this gateway
+    /// takes its settings along.
+    pub(crate) fn set_sysctl(
+        &self,
+        path: &str,
+        value: &str,
+        of_own_device: bool,
+    ) -> Result<(), NetlinkError> {
         let before = sysctl::read(path);
         let from = before.clone().unwrap_or_default();
         let write = || sysctl::write(path, value);
-        self.settings().change((path, value), before, write)?;
+        if of_own_device {
+            write()?;
+        } else {
+            self.settings().change((path, value), before, write)?;
+        }
         tracing::info!(sysctl = path, from, to = value, "sysctl changed");
         Ok(())
     }

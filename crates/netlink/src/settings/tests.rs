@@ -36,11 +36,11 @@ fn rp_filter() -> Option<String> {
 fn what_an_administrator_sets_after_a_kill_comes_back() {
     inside(|note| {
         let killed = begun(note);
-        killed.set_sysctl(RP_FILTER, "0").unwrap();
+        killed.set_sysctl(RP_FILTER, "0", false).unwrap();
         drop(killed);
         sysctl::write(RP_FILTER, "1").unwrap();
         let next = begun(note);
-        next.set_sysctl(RP_FILTER, "0").unwrap();
+        next.set_sysctl(RP_FILTER, "0", false).unwrap();
         assert_eq!(rp_filter().as_deref(), Some("0"));
         next.restore_settings();
         assert_eq!(rp_filter().as_deref(), Some("1"));
@@ -51,11 +51,11 @@ fn what_an_administrator_sets_after_a_kill_comes_back() {
 fn what_an_administrator_sets_meanwhile_comes_back() {
     inside(|note| {
         let kernel = begun(note);
-        kernel.set_sysctl(RP_FILTER, "0").unwrap();
+        kernel.set_sysctl(RP_FILTER, "0", false).unwrap();
         sysctl::write(RP_FILTER, "1").unwrap();
         // As a repair does, twice.
         for _ in 0..2 {
-            kernel.set_sysctl(RP_FILTER, "0").unwrap();
+            kernel.set_sysctl(RP_FILTER, "0", false).unwrap();
         }
         kernel.restore_settings();
         assert_eq!(rp_filter().as_deref(), Some("1"));
@@ -66,11 +66,11 @@ fn what_an_administrator_sets_meanwhile_comes_back() {
 fn a_change_that_failed_is_not_in_the_note() {
     inside(|note| {
         let kernel = begun(note);
-        kernel.set_sysctl(RP_FILTER, "maybe").unwrap_err();
+        kernel.set_sysctl(RP_FILTER, "maybe", false).unwrap_err();
         assert!(!note.exists(), "{:?}", fs::read_to_string(note));
-        kernel.set_sysctl(RP_FILTER, "0").unwrap();
+        kernel.set_sysctl(RP_FILTER, "0", false).unwrap();
         let before = fs::read_to_string(note).unwrap();
-        kernel.set_sysctl(RP_FILTER, "maybe").unwrap_err();
+        kernel.set_sysctl(RP_FILTER, "maybe", false).unwrap_err();
         assert_eq!(fs::read_to_string(note).unwrap(), before);
         kernel.restore_settings();
         assert_eq!(rp_filter().as_deref(), Some("2"));

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Changed, is_network_setting};
 
-/// A note is refused above this: a gateway changes a few settings for each VPC.
+/// A note is refused above this: a gateway changes a few settings of the host.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// The note's first word.
 const VERSION: &str = "sysctls-1";

@@ -250,6 +250,13 @@ fn settings_of_a_killed_gateway_are_put_back_by_the_next() {
     };
     drop(begin());
     assert_eq!(read(), ["1", "0"], "what a kill leaves");
+    let noted = std::fs::read_to_string(&note).unwrap();
+    for own in VPCS.map(|vpc| vpc.tun).iter().chain(&["mqvrf"]) {
+        assert!(
+            !noted.contains(own),
+            "a device takes its own along: {noted}"
+        );
+    }
     let second = begin();
     assert_eq!(read(), ["1", "0"]);
     // What somebody else sets meanwhile is theirs.
