@@ -63,7 +63,7 @@ impl Kernel {
             Change::SetDown(name) => self.set_down(name),
             Change::AddVrf(vrf) => self.add_vrf(vrf),
             Change::SetSysctl { path, value, .. } => self.set_sysctl(path, value, slot.is_some()),
-            Change::SetTunnelSource(source) => self.seg6().set_tunnel_source(*source),
+            Change::SetTunnelSource(source) => self.set_tunnel_source(*source),
             Change::AddBlackhole(place, route)
             | Change::AddRoute(place, route)
             | Change::AddSid(place, route) => self.add_route(*place, route),

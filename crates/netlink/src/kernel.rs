@@ -14,7 +14,7 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializa
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::{
-    NetlinkError, Refusals,
+    Change, NetlinkError, Refusals,
     change::diff,
     generic::Seg6Family,
     settings::Settings,
@@ -58,18 +58,32 @@ impl Kernel {
     }
 
     /// Removes everything that a gateway, this one or one that crashed, made in this namespace, and
-    /// restores the sysctls that this process changed, and those that it took over by
+    /// restores the settings that this process changed, and those that it took over by
     /// [`remember_settings`](Self::remember_settings). TUN interfaces vanish with their process, not
     /// here. Goes on after an error and returns the first.
     ///
     /// # Errors
     /// [`NetlinkError::Busy`] if another gateway lives here, else what the kernel refused.
     pub fn clear(&self) -> Result<(), NetlinkError> {
+        match self.sweep() {
+            Err(NetlinkError::Busy) => Err(NetlinkError::Busy),
+            removed => removed.and(self.restore_settings()),
+        }
+    }
+
+    /// [`clear`](Self::clear) before a start: the settings stay, which are wanted again in a moment.
+    ///
+    /// # Errors
+    /// Those of [`clear`](Self::clear).
+    pub fn sweep(&self) -> Result<(), NetlinkError> {
         // How the gateway decapsulated makes no difference to what is left.
         let nothing = KernelPlan::empty(Decapsulation::EndDt46);
         let observed = self.observe(&nothing)?;
-        let removed = self.apply(&diff(&observed, &nothing), &nothing);
-        self.restore_settings();
+        let mut changes = diff(&observed, &nothing);
+        if self.remembers_tunnel_source() {
+            changes.retain(|change| !matches!(change, Change::SetTunnelSource(_)));
+        }
+        let removed = self.apply(&changes, &nothing);
         removed.map_err(Refusals::into_first)
     }
 

@@ -14,8 +14,8 @@
 //! **Namespaces.** The sockets belong to the network namespace of the thread that called
 //! [`Kernel::open`]; files below `/proc/sys` to that of the thread that calls. Use one namespace.
 //!
-//! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed. Those that a process
-//! changed which was killed are restored by the next one if both
+//! **Settings.** [`Kernel::clear`] restores the sysctls and the outer source address that this process
+//! changed. Those that a process changed which was killed are restored by the next one if both
 //! [remember](Kernel::remember_settings) them in the same file.
 #![allow(unsafe_code, reason = "netlink sockets through libc")]
 

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv6Addr,
     path::Path,
     sync::{MutexGuard, PoisonError},
 };
 
 use crate::{
     Kernel, NetlinkError,
-    sysctl::{self, Changed, Journal},
+    sysctl::{self, Changed, Journal, TUNNEL_SOURCE},
 };
 
 /// Settings as they were before a gateway changed them.
@@ -100,13 +101,62 @@ impl Kernel {
         Ok(())
     }
 
+    /// Sets the outer source address and remembers the one before, or without an address puts that one
+    /// back.
+    pub(crate) fn set_tunnel_source(&self, source: Option<Ipv6Addr>) -> Result<(), NetlinkError> {
+        let Some(source) = source else {
+            return self.put_tunnel_source_back();
+        };
+        let (from, to) = (self.tunnel_source_text(), source.to_string());
+        let set = || self.seg6().set_tunnel_source(Some(source));
+        self.settings()
+            .change((TUNNEL_SOURCE, &to), Some(from.clone()), set)?;
+        tracing::info!(from, to, "outer source address changed");
+        Ok(())
+    }
+
+    /// Without a note, as when its file was lost, the kernel chooses again.
+    fn put_tunnel_source_back(&self) -> Result<(), NetlinkError> {
+        let mut settings = self.settings();
+        let original = match settings.changed.get(TUNNEL_SOURCE) {
+            Some(known) if known.to == self.tunnel_source_text() => known.original.parse().ok(),
+            Some(_) => {
+                settings.changed.remove(TUNNEL_SOURCE);
+                settings.save();
+                return Ok(());
+            }
+            None => None,
+        };
+        let original = original.filter(|address: &Ipv6Addr| !address.is_unspecified());
+        self.seg6().set_tunnel_source(original)?;
+        settings.changed.remove(TUNNEL_SOURCE);
+        settings.save();
+        Ok(())
+    }
+
+    fn tunnel_source_text(&self) -> String {
+        let source = self.seg6().tunnel_source();
+        source.unwrap_or(Ipv6Addr::UNSPECIFIED).to_string()
+    }
+
+    /// Whether the outer source address before this gateway's is known.
+    pub(crate) fn remembers_tunnel_source(&self) -> bool {
+        self.settings().changed.contains_key(TUNNEL_SOURCE)
+    }
+
     /// Puts back what this gateway, or a killed one before it, has changed and nobody else since.
-    pub(crate) fn restore_settings(&self) {
+    pub(crate) fn restore_settings(&self) -> Result<(), NetlinkError> {
+        let source = if self.remembers_tunnel_source() {
+            self.put_tunnel_source_back()
+        } else {
+            Ok(())
+        };
         let mut settings = self.settings();
         for (path, change) in std::mem::take(&mut settings.changed) {
             sysctl::restore(&path, &change);
         }
         settings.save();
+        source
     }
 }
 

@@ -6,7 +6,7 @@ use crate::NetlinkError;
 
 mod journal;
 
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, TUNNEL_SOURCE};
 
 const ROOT: &str = "/proc/sys";
 /// The only branch of it that is read or written.

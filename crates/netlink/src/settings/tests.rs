@@ -42,7 +42,7 @@ fn what_an_administrator_sets_after_a_kill_comes_back() {
         let next = begun(note);
         next.set_sysctl(RP_FILTER, "0", false).unwrap();
         assert_eq!(rp_filter().as_deref(), Some("0"));
-        next.restore_settings();
+        next.restore_settings().unwrap();
         assert_eq!(rp_filter().as_deref(), Some("1"));
     });
 }
@@ -57,7 +57,7 @@ fn what_an_administrator_sets_meanwhile_comes_back() {
         for _ in 0..2 {
             kernel.set_sysctl(RP_FILTER, "0", false).unwrap();
         }
-        kernel.restore_settings();
+        kernel.restore_settings().unwrap();
         assert_eq!(rp_filter().as_deref(), Some("1"));
     });
 }
@@ -72,7 +72,36 @@ fn a_change_that_failed_is_not_in_the_note() {
         let before = fs::read_to_string(note).unwrap();
         kernel.set_sysctl(RP_FILTER, "maybe", false).unwrap_err();
         assert_eq!(fs::read_to_string(note).unwrap(), before);
-        kernel.restore_settings();
+        kernel.restore_settings().unwrap();
         assert_eq!(rp_filter().as_deref(), Some("2"));
+    });
+}
+
+#[test]
+fn the_outer_source_address_of_the_host_comes_back() {
+    inside(|note| {
+        let [host, first, second] = ["fd00::1", "fd00::2", "fd00::3"].map(|a| a.parse().ok());
+        let set = |source| Kernel::open().unwrap().seg6().set_tunnel_source(source);
+        if let Err(error) = set(host) {
+            println!("SKIPPED: {error}");
+            return;
+        }
+        let killed = begun(note);
+        killed.set_tunnel_source(first).unwrap();
+        drop(killed);
+        let next = begun(note);
+        next.set_tunnel_source(second).unwrap();
+        next.restore_settings().unwrap();
+        assert_eq!(next.seg6().tunnel_source(), host);
+        assert!(!note.exists());
+        // The last VPC went, and came again.
+        next.set_tunnel_source(first).unwrap();
+        next.set_tunnel_source(None).unwrap();
+        assert_eq!(next.seg6().tunnel_source(), host);
+        next.set_tunnel_source(first).unwrap();
+        // Somebody else's stays.
+        set(second).unwrap();
+        next.restore_settings().unwrap();
+        assert_eq!(next.seg6().tunnel_source(), second);
     });
 }

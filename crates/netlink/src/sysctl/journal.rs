@@ -4,11 +4,15 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::Ipv6Addr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{Changed, is_network_setting};
+
+/// The outer source address of seg6 among the settings; no file below `/proc/sys`.
+pub(crate) const TUNNEL_SOURCE: &str = "seg6/tunsrc";
 
 /// A note is refused above this: a gateway changes a few settings of the host.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -68,7 +72,11 @@ impl Journal {
         let entry = |line: &str| {
             let mut words = line.split('\t').map(str::to_owned);
             let (path, original, to) = (words.next()?, words.next()?, words.next()?);
-            let known = is_network_setting(&path);
+            let address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+            let known = match path.as_str() {
+                TUNNEL_SOURCE => address(&original) && address(&to),
+                path => is_network_setting(path),
+            };
             let whole = known && words.next().is_none();
             whole.then_some((path, Changed { original, to }))
         };
@@ -127,6 +135,7 @@ mod tests {
         let all = [
             ("net/ipv4/conf/all/rp_filter".to_owned(), changed("2", "0")),
             ("net/ipv6/conf/all/forwarding".to_owned(), changed("0", "1")),
+            (TUNNEL_SOURCE.to_owned(), changed("::", "fd00::3")),
         ];
         let all = BTreeMap::from(all);
         journal.save(&all);
@@ -138,6 +147,7 @@ mod tests {
         for line in [
             "kernel/core_pattern\t|/tmp/mine %p\tcore\n",
             "net/../kernel/core_pattern\t|/tmp/mine\tcore\n",
+            "seg6/tunsrc\tfd00::1\tanything\n",
         ] {
             fs::write(&path, format!("{text}{line}")).unwrap();
             assert!(journal.load().is_empty(), "{line}");
