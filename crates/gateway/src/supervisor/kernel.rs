@@ -42,9 +42,10 @@ impl Supervisor {
             });
         self.note_links();
         self.offload.settle(&self.kernel);
-        let none_is_left = snapshots
+        let runs = |name| self.vpcs.contains_key(name) && !missing.points.contains_key(name);
+        let none_is_left = !snapshots
             .iter()
-            .all(|snapshot| missing.points.contains_key(&snapshot.ingress_point));
+            .any(|snapshot| runs(&snapshot.ingress_point));
         match (missing.all, missing.points.first_key_value()) {
             (Some(fatal), _) if first => return Err(fatal),
             (_, Some((name, sentence))) if first && none_is_left => {

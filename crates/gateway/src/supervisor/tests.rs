@@ -290,6 +290,24 @@ fn a_port_that_is_taken_is_tried_again() {
 }
 
 #[test]
+fn a_first_start_needs_one_port_of_many() {
+    inside(|_, folder| {
+        folder.point("b", 2, port_4434);
+        let taken = UdpSocket::bind("[::]:4434").unwrap();
+        let mut bench = Bench::start(folder).unwrap();
+        bench.not_ready(&["UDP port 4434"]);
+        assert!(bench.obey().contains(&"open-port"), "the other one serves");
+        drop(taken);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+        drop(bench);
+        let _all_taken = [4433, 4434].map(|port| UdpSocket::bind(("::", port)).unwrap());
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::UNAVAILABLE);
+    });
+}
+
+#[test]
 fn a_device_that_cannot_be_opened_is_tried_again() {
     running(|ns, folder, mut bench| {
         // In the way of the second slot's device.
@@ -305,6 +323,21 @@ fn a_device_that_cannot_be_opened_is_tried_again() {
         assert_eq!(bench.control.not_ready_because(), None);
         assert_eq!(bench.obey(), ["open-vpc"]);
         assert!(routes(ns).contains("fd00:0:1:3:e002::"));
+    });
+}
+
+#[test]
+fn a_first_start_needs_one_device_of_many() {
+    inside(|ns, folder| {
+        folder.point("b", 2, as_it_is);
+        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq1"]);
+        let mut bench = Bench::start(folder).unwrap();
+        bench.not_ready(&["VPCIngressPoint default/b", "no TUN device"]);
+        a_is_still_followed(ns, folder, &mut bench);
+        drop(bench);
+        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert!(fatal.to_string().contains("mq0"), "{fatal}");
     });
 }
 
