@@ -87,7 +87,7 @@ impl Supervisor {
             }
         }
         match refused {
-            Some(error) if first && self.vpcs.is_empty() => Err(Fatal::Permission(error.to_string())),
+            Some(error) if first && self.vpcs.is_empty() => Err(Fatal::device(&error)),
             _ => Ok(()),
         }
     }

@@ -337,6 +337,7 @@ fn a_first_start_needs_one_device_of_many() {
         drop(bench);
         ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
         let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::CANNOT_CREATE);
         assert!(fatal.to_string().contains("mq0"), "{fatal}");
     });
 }
