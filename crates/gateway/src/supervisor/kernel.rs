@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use masque_controller::Snapshot;
 use masque_model::{Fabric, ObjectName};
-use masque_netlink::{Change, NetlinkError, Refusal, Refusals, diff};
+use masque_netlink::{Change, LinkState, NetlinkError, Refusal, Refusals, diff};
 use masque_srv6::{Decapsulation, KernelPlan, VpcLinks, decapsulation, plan};
 
 use super::{Supervisor, netlink_fatal};
@@ -159,7 +159,11 @@ impl Supervisor {
     /// The device towards the fabric, and its MTU.
     fn find_underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
         let name = match &self.args.underlay {
-            Some(name) => name.clone(),
+            Some(name) if LinkState::of(name).is_ok() => name.clone(),
+            Some(name) => {
+                let absent = format!("there is no interface {name} (--underlay)");
+                return Err(Fatal::Kernel(absent));
+            }
             None => self.underlay_by_route(snapshots)?,
         };
         let mtu = masque_netlink::link_mtu(&name).unwrap_or(UNDERLAY_MTU_BYTES);

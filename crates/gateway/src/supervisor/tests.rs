@@ -342,6 +342,26 @@ fn a_first_start_needs_one_device_of_many() {
     });
 }
 
+#[test]
+fn an_underlay_that_is_not_there_is_named() {
+    inside(|ns, folder| {
+        let mut bench = Bench::new(folder);
+        bench.supervisor.args.underlay = Some("eth9".to_owned());
+        let fatal = bench.supervisor.reload(true).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::OS);
+        let absent = "there is no interface eth9 (--underlay)";
+        assert_eq!(fatal.to_string(), absent);
+        drop(bench);
+        let mut bench = Bench::started(folder);
+        bench.supervisor.args.underlay = Some("eth9".to_owned());
+        bench.supervisor.repair();
+        bench.not_ready(&[absent]);
+        ns.ip(&["link", "add", "eth9", "type", "veth"]);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+    });
+}
+
 /// Opening devices takes long with many VPCs: who is revoked does not wait for it, and who is new is
 /// found by clients afterwards.
 #[test]
