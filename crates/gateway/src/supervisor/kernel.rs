@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use masque_controller::Snapshot;
 use masque_model::{Fabric, ObjectName};
 use masque_netlink::{Change, LinkState, NetlinkError, Refusal, Refusals, diff};
-use masque_srv6::{Decapsulation, KernelPlan, VpcLinks, decapsulation, plan};
+use masque_srv6::{Decapsulation, KernelPlan, Slot, VpcLinks, decapsulation, plan};
 
 use super::{Supervisor, netlink_fatal};
 use crate::exit::Fatal;
@@ -20,8 +20,30 @@ const UNDERLAY_MTU_BYTES: usize = 1500;
 struct Missing {
     /// Of one ingress point.
     points: BTreeMap<ObjectName, String>,
+    /// What a VPC that is gone has left, and cannot be removed.
+    left_over: BTreeMap<Slot, String>,
     /// Of all.
     all: Option<Fatal>,
+}
+
+impl Missing {
+    /// The first refusal of each counts: what follows may come of it. `owner` is the ingress point that
+    /// has the refusal's slot.
+    fn note(&mut self, refusal: &Refusal, owner: Option<&ObjectName>) {
+        let sentence = || refusal.error.to_string();
+        match (refusal.slot, owner) {
+            (Some(_), Some(name)) => {
+                self.points.entry(name.clone()).or_insert_with(sentence);
+            }
+            (Some(slot), None) => {
+                self.left_over.entry(slot).or_insert_with(sentence);
+            }
+            (None, _) => {
+                self.all
+                    .get_or_insert_with(|| netlink_fatal(&refusal.error));
+            }
+        }
+    }
 }
 
 impl Supervisor {
@@ -54,11 +76,13 @@ impl Supervisor {
             (all, _) => self.trouble.kernel = all.map(|fatal| fatal.to_string()),
         }
         self.trouble.points = missing.points;
+        self.trouble.left_over = missing.left_over;
         Ok(())
     }
 
     /// Rules, tables, routes and SIDs: observe, compare, change.
     fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<Missing, Fatal> {
+        let mut missing = Missing::default();
         // Without any VPC there is no fabric to look for: everything goes.
         let underlay = if snapshots.is_empty() {
             String::new()
@@ -95,37 +119,17 @@ impl Supervisor {
         self.set_tunnel_source(&source, &planned.state)?;
         let refused = self.kernel.apply(&others, &planned.state).err();
         let left_out = planned.left_out.into_iter();
-        let mut missing = Missing {
-            points: left_out.map(|(name, e)| (name, e.to_string())).collect(),
-            all: None,
-        };
+        missing.points = left_out.map(|(name, e)| (name, e.to_string())).collect();
         for refusal in refused.iter().flat_map(Refusals::iter) {
-            self.note_refusal(refusal, &mut missing);
+            let mut devices = self.vpcs.iter();
+            let owner = devices.find(|(_, device)| Some(device.slot) == refusal.slot);
+            missing.note(refusal, owner.map(|(name, _)| name));
         }
         self.decapsulation = match planned.state.decapsulation {
             Decapsulation::EndDt46 => "End.DT46",
             Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
         };
         Ok(missing)
-    }
-
-    /// The first refusal of each counts: what follows may come of it.
-    fn note_refusal(&self, refusal: &Refusal, missing: &mut Missing) {
-        let owner = self
-            .vpcs
-            .iter()
-            .find(|(_, device)| Some(device.slot) == refusal.slot);
-        match owner {
-            Some((name, _)) => {
-                let sentence = || refusal.error.to_string();
-                let known = missing.points.entry(name.clone());
-                known.or_insert_with(sentence);
-            }
-            None => {
-                let fatal = || netlink_fatal(&refusal.error);
-                missing.all.get_or_insert_with(fatal);
-            }
-        }
     }
 
     /// Before anything is looked for: without IPv6 there is no route to any SID either, and adding one
@@ -194,5 +198,29 @@ impl Supervisor {
              route (ip -6 route add LOCATOR via NODE dev DEVICE) or name it with --underlay"
                 .to_owned(),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a VPC has left behind, it is no fault of those that run.
+    #[test]
+    fn what_a_removed_vpc_left_concerns_no_other() {
+        let refusal = |slot, what: &str| Refusal {
+            slot,
+            error: NetlinkError::NoInterface(what.to_owned()),
+        };
+        let owner = ObjectName::new("default", "a");
+        let mut missing = Missing::default();
+        missing.note(&refusal(Some(Slot(1)), "left"), None);
+        missing.note(&refusal(Some(Slot(1)), "follows"), None);
+        assert!(missing.all.is_none() && missing.points.is_empty());
+        assert!(missing.left_over[&Slot(1)].contains("left"));
+        missing.note(&refusal(Some(Slot(0)), "of a"), Some(&owner));
+        assert!(missing.points[&owner].contains("of a"));
+        missing.note(&refusal(None, "of all"), None);
+        assert!(missing.all.is_some());
     }
 }
