@@ -57,7 +57,7 @@ impl Supervisor {
         first: bool,
     ) -> Result<(), Fatal> {
         let missing = self
-            .apply_kernel(snapshots)
+            .apply_kernel(snapshots, first)
             .unwrap_or_else(|fatal| Missing {
                 all: Some(fatal),
                 ..Missing::default()
@@ -81,14 +81,21 @@ impl Supervisor {
     }
 
     /// Rules, tables, routes and SIDs: observe, compare, change.
-    fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<Missing, Fatal> {
+    fn apply_kernel(&mut self, snapshots: &[Snapshot], first: bool) -> Result<Missing, Fatal> {
         let mut missing = Missing::default();
         // Without any VPC there is no fabric to look for: everything goes.
         let underlay = if snapshots.is_empty() {
             String::new()
         } else {
             self.check_capabilities()?;
-            self.find_underlay(snapshots)?
+            match self.find_underlay(snapshots) {
+                // What is to go does not wait for the fabric: the rest stays as it was planned.
+                Err(fatal) if !first && !self.underlay.is_empty() => {
+                    missing.all = Some(fatal);
+                    self.underlay.clone()
+                }
+                found => found?,
+            }
         };
         self.underlay.clone_from(&underlay);
         let links: Vec<VpcLinks<'_>> = snapshots

@@ -362,6 +362,26 @@ fn an_underlay_that_is_not_there_is_named() {
     });
 }
 
+#[test]
+fn what_is_removed_does_not_wait_for_the_fabric() {
+    running(|ns, folder, mut bench| {
+        folder.point("b", 2, as_it_is);
+        bench.reload();
+        let of_b = ["fd00:0:1:3:e002::", "fd00:0:1:3:d002::"];
+        assert!(of_b.iter().all(|sid| routes(ns).contains(sid)));
+        ns.ip(&["-6", "route", "del", "fd00:0:1:1::/64"]);
+        fs::remove_file(folder.path().join("b.yaml")).unwrap();
+        bench.reload();
+        bench.not_ready(&["no route leads to any SID"]);
+        let left = routes(ns);
+        assert!(!of_b.iter().any(|sid| left.contains(sid)), "{left}");
+        assert!(left.contains("fd00:0:1:3:e001::"), "a stays: {left}");
+        ns.route(TO_FABRIC);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+    });
+}
+
 /// Opening devices takes long with many VPCs: who is revoked does not wait for it, and who is new is
 /// found by clients afterwards.
 #[test]
