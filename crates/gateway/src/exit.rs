@@ -75,6 +75,12 @@ pub(crate) enum Fatal {
          this one a network namespace of its own"
     )]
     AnotherRuns,
+    /// Another gateway answers on the control socket of the state folder.
+    #[error(
+        "another gateway runs on the state folder {path}; stop it, or give this one a folder of its \
+         own with --state-dir", path = path.display()
+    )]
+    StateTaken { path: PathBuf },
     /// The admin port is taken.
     #[error("cannot listen on {address} for /metrics: {error}; choose another with --admin")]
     Admin {
@@ -190,7 +196,8 @@ impl Fatal {
             Self::NotRunning { .. }
             | Self::Listen { .. }
             | Self::Admin { .. }
-            | Self::AnotherRuns => status::UNAVAILABLE,
+            | Self::AnotherRuns
+            | Self::StateTaken { .. } => status::UNAVAILABLE,
             Self::Os { .. } | Self::Kernel(_) => status::OS,
             Self::ThreadEnded | Self::ThreadStuck { .. } => status::SOFTWARE,
             Self::Exists { .. } | Self::Device(_) => status::CANNOT_CREATE,
