@@ -357,6 +357,7 @@ fn an_underlay_that_is_not_there_is_named() {
         bench.supervisor.repair();
         bench.not_ready(&[absent]);
         ns.ip(&["link", "add", "eth9", "type", "veth"]);
+        ns.ip(&["link", "set", "eth9", "up"]);
         bench.supervisor.repair();
         assert_eq!(bench.control.not_ready_because(), None);
     });
