@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use masque_api::{ListenerProtocol, Reason};
+use masque_api::{ListenerProtocol, Reason, VPCIngressPoint};
 use masque_model::{ObjectName, Snapshot};
 
 use crate::{
-    Kind, Problem, Resources, manifests,
+    Kind, Problem, Resources, Sourced, manifests,
     validate::{self, Draft, Report, Selection},
 };
 
@@ -221,6 +221,9 @@ impl Compiler<'_> {
             }
         }
         self.retain_ingress_points(&refused, &candidates, &mut drafts);
+        if self.options.shared_host {
+            self.hold_source_address(&mut candidates, &mut drafts);
+        }
         let retained = !drafts.is_empty();
         for (sourced, draft) in candidates {
             let mut report = Report::new(Kind::VPCIngressPoint, sourced, &mut self.problems);
@@ -263,19 +266,35 @@ impl Compiler<'_> {
             if fine || !there {
                 continue;
             }
-            let names = old
-                .attachments
-                .iter()
-                .map(|attachment| attachment.name.clone())
-                .collect();
-            let mut snapshot = (*old).clone();
-            snapshot.attachments.clear();
-            snapshot.rules.clear();
-            let draft = Draft {
-                snapshot,
-                selection: Selection::Names(names),
-            };
-            drafts.insert((*name).clone(), draft);
+            drafts.insert((*name).clone(), as_it_was(old));
+        }
+    }
+
+    /// The outer source address in force is the host's, so that no edit of one ingress point takes it
+    /// from the others, however early its name: the edit is refused as if it could not be read, and a
+    /// newcomer with another address is left out. It changes once every ingress point asks for the new one.
+    fn hold_source_address(
+        &mut self,
+        candidates: &mut Vec<(&Sourced<VPCIngressPoint>, Draft)>,
+        drafts: &mut Drafts,
+    ) {
+        let source = conflict::source_of;
+        let holds = |draft: &&Draft| {
+            let old = self.previous.get(&draft.snapshot.ingress_point);
+            old.is_some_and(|old| source(old) == source(&draft.snapshot))
+        };
+        let asking = candidates.iter().map(|(_, draft)| draft);
+        let holder = drafts.values().chain(asking.filter(holds)).next().cloned();
+        let Some(holder) = holder else { return };
+        let held = source(&holder.snapshot);
+        let edited = candidates.extract_if(.., |(_, draft)| source(&draft.snapshot) != held);
+        for (sourced, draft) in edited {
+            let mut report = Report::new(Kind::VPCIngressPoint, sourced, &mut self.problems);
+            conflict::source_address(&draft.snapshot, &holder.snapshot, &mut report);
+            let name = sourced.name();
+            if let Some(old) = self.previous.get(&name) {
+                drafts.insert(name, as_it_was(old));
+            }
         }
     }
 
@@ -293,6 +312,19 @@ impl Compiler<'_> {
             _ => {}
         }
         snapshot
+    }
+}
+
+/// An ingress point that stays in force as it was; its attachments and rules are those of today.
+fn as_it_was(old: &Snapshot) -> Draft {
+    let names = old.attachments.iter();
+    let names = names.map(|attachment| attachment.name.clone()).collect();
+    let mut snapshot = old.clone();
+    snapshot.attachments.clear();
+    snapshot.rules.clear();
+    Draft {
+        snapshot,
+        selection: Selection::Names(names),
     }
 }
 

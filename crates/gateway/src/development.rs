@@ -3,9 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -56,7 +54,8 @@ pub(crate) fn certificate(
             ("tls.key", &made.key, 0o600),
             ("hosts", &wanted, 0o644),
         ] {
-            replace(&dir.join(name), text, mode).map_err(|e| failed(&e))?;
+            masque_files::replace(&dir.join(name), text.as_bytes(), mode)
+                .map_err(|e| failed(&e))?;
         }
     }
     let read = |name: &str| fs::read(dir.join(name)).map_err(|e| failed(&e));
@@ -97,19 +96,6 @@ fn hosts(names: &BTreeSet<String>) -> BTreeSet<String> {
         }
     }
     hosts
-}
-
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    // A file left by a process that was killed may have another mode.
-    let _left_over = fs::remove_file(&beside);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&beside, path)
 }
 
 /// PEM texts of a development CA and a server certificate that it signed. The CA's key is thrown

@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use masque_tun::TunError;
+
 /// Exit statuses of sysexits(3).
 pub(crate) mod status {
     pub(crate) const USAGE: u8 = 64;
@@ -73,6 +75,12 @@ pub(crate) enum Fatal {
          this one a network namespace of its own"
     )]
     AnotherRuns,
+    /// Another gateway answers on the control socket of the state folder.
+    #[error(
+        "another gateway runs on the state folder {path}; stop it, or give this one a folder of its \
+         own with --state-dir", path = path.display()
+    )]
+    StateTaken { path: PathBuf },
     /// The admin port is taken.
     #[error("cannot listen on {address} for /metrics: {error}; choose another with --admin")]
     Admin {
@@ -82,6 +90,9 @@ pub(crate) enum Fatal {
     /// Privileges, devices or kernel features are missing.
     #[error("{0}")]
     Permission(String),
+    /// A TUN device that cannot be made, whoever asks.
+    #[error("{0}")]
+    Device(String),
     /// The kernel lacks something.
     #[error("{0}")]
     Kernel(String),
@@ -167,6 +178,15 @@ impl Fatal {
         }
     }
 
+    /// That a TUN device cannot be had. A restart mends what is no lack of permission: a module that
+    /// is loaded late, a name that is free again.
+    pub(crate) fn device(error: &TunError) -> Self {
+        match error {
+            TunError::NotPermitted | TunError::DeviceDenied => Self::Permission(error.to_string()),
+            _ => Self::Device(error.to_string()),
+        }
+    }
+
     /// The exit status of sysexits(3).
     pub(crate) fn status(&self) -> u8 {
         match self {
@@ -176,10 +196,11 @@ impl Fatal {
             Self::NotRunning { .. }
             | Self::Listen { .. }
             | Self::Admin { .. }
-            | Self::AnotherRuns => status::UNAVAILABLE,
+            | Self::AnotherRuns
+            | Self::StateTaken { .. } => status::UNAVAILABLE,
             Self::Os { .. } | Self::Kernel(_) => status::OS,
             Self::ThreadEnded | Self::ThreadStuck { .. } => status::SOFTWARE,
-            Self::Exists { .. } => status::CANNOT_CREATE,
+            Self::Exists { .. } | Self::Device(_) => status::CANNOT_CREATE,
             Self::Write { .. } => status::IO,
             Self::Sysctl { error, .. } if is_denied(error) => status::NO_PERMISSION,
             Self::Sysctl { .. } => status::OS,
@@ -213,6 +234,25 @@ mod tests {
         // A security module may refuse any port: no capability would help.
         let refused = Fatal::listen(4433, denied());
         assert!(!refused.to_string().contains("CAP_NET_BIND"), "{refused}");
+    }
+
+    #[test]
+    fn only_a_lack_of_permission_is_one() {
+        for denied in [TunError::NotPermitted, TunError::DeviceDenied] {
+            assert_eq!(Fatal::device(&denied).status(), status::NO_PERMISSION);
+        }
+        let system = TunError::System {
+            call: "open",
+            source: Error::from(ErrorKind::ResourceBusy),
+        };
+        for other in [
+            TunError::NoDevice,
+            TunError::NameTaken("mq0".into()),
+            system,
+        ] {
+            let fatal = Fatal::device(&other);
+            assert_eq!(fatal.status(), status::CANNOT_CREATE, "{fatal}");
+        }
     }
 
     #[test]

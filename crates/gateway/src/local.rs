@@ -41,14 +41,19 @@ const ANTEROOM: &str = ".control";
 /// Binds the socket, for this user only; a stale one of a process that is gone is replaced.
 ///
 /// # Errors
-/// What the operating system says, also when another gateway answers on it.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+/// [`Fatal::StateTaken`] when another gateway answers on it, else what the operating system says.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, Fatal> {
     if BlockingStream::connect(path).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another gateway runs on this state folder",
-        ));
+        let path = path.parent().unwrap_or(path).to_owned();
+        return Err(Fatal::StateTaken { path });
     }
+    replace(path).map_err(|error| {
+        let path = path.to_owned();
+        Fatal::Write { path, error }
+    })
+}
+
+fn replace(path: &Path) -> io::Result<UnixListener> {
     let anteroom = path.with_file_name(ANTEROOM);
     match std::fs::remove_dir_all(&anteroom) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -260,7 +265,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let first = bind(&path).unwrap();
-        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let taken = bind(&path).unwrap_err();
+        assert_eq!(taken.status(), crate::exit::status::UNAVAILABLE);
+        let says = format!(
+            "another gateway runs on the state folder {}",
+            dir.path().display()
+        );
+        assert!(taken.to_string().starts_with(&says), "{taken}");
         drop(first);
         assert!(path.exists(), "what a crash leaves");
         let _second = bind(&path).unwrap();

@@ -88,10 +88,7 @@ async fn start(args: &RunArgs, origin: Origin) -> Result<(), Fatal> {
         error,
     })?;
     let socket_path = state.control_socket();
-    let listener = local::bind(&socket_path).map_err(|error| Fatal::Write {
-        path: socket_path.clone(),
-        error,
-    })?;
+    let listener = local::bind(&socket_path)?;
 
     let shards = args.shards.unwrap_or_else(default_shards);
     let mailboxes = mailboxes(shards)?;

@@ -1,9 +1,7 @@
 //! The state folder: one small JSON file, replaced atomically.
 
 use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +15,8 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 const RESET_SECRET: &str = "reset.key";
 /// The file that remembers which kernel settings were changed.
 const SYSCTLS: &str = "sysctls";
+/// The files are their owner's alone.
+const MODE: u32 = 0o600;
 /// A state file is refused above this; 10,000 attachments take about 2 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -91,7 +91,7 @@ impl StateDir {
         {
             return Ok(secret);
         }
-        Self::replace(&path, &fresh)?;
+        masque_files::replace(&path, &fresh, MODE)?;
         Ok(fresh)
     }
 
@@ -100,20 +100,8 @@ impl StateDir {
     /// # Errors
     /// What the operating system says; the former file is then whole.
     pub(crate) fn save_addresses<T: Serialize>(&self, state: &T) -> io::Result<()> {
-        Self::replace(&self.path.join(ADDRESSES), &serde_json::to_vec(state)?)
-    }
-
-    fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
+        let path = self.path.join(ADDRESSES);
+        masque_files::replace(&path, &serde_json::to_vec(state)?, MODE)
     }
 }
 

@@ -92,12 +92,11 @@ impl Supervisor {
         epoch: Instant,
     ) -> Result<Self, Fatal> {
         let kernel = Kernel::open().map_err(|e| netlink_fatal(&e))?;
-        kernel.clear().map_err(|e| netlink_fatal(&e))?;
-        // After the clearing: what a killed gateway has changed is wanted again in a moment, and restored
-        // at the end.
+        // What a killed gateway has changed is wanted again in a moment, and restored at the end.
         kernel
-            .remember_sysctls(&StateDir::sysctls(&state_dir))
+            .remember_settings(&StateDir::sysctls(&state_dir))
             .map_err(|e| netlink_fatal(&e))?;
+        kernel.sweep().map_err(|e| netlink_fatal(&e))?;
         let capabilities = kernel.probe().map_err(|e| netlink_fatal(&e))?;
         tracing::info!(
             vrf = capabilities.vrf,

@@ -7,7 +7,7 @@
 use std::{
     fs::OpenOptions,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     str::FromStr,
 };
 
@@ -15,9 +15,6 @@ use crate::exit::Fatal;
 
 /// Where the kernel shows its settings.
 const PROC_SYS: &str = "/proc/sys";
-
-/// The only branch of the tree that is ever written.
-const NET: &str = "net";
 
 /// The longest name; the kernel's own are below 100 bytes.
 const MAX_NAME_BYTES: usize = 253;
@@ -51,13 +48,9 @@ impl FromStr for Setting {
 
     fn from_str(text: &str) -> Result<Self, SettingError> {
         let (name, value) = text.split_once('=').ok_or(SettingError::NoValue)?;
-        // Words of these characters cannot be `..`, empty, or a path by themselves.
-        let word = |word: &str| {
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-            !word.is_empty() && word.bytes().all(good)
-        };
-        let below_net = name.split_once('.').is_some_and(|(first, _)| first == NET);
-        if !below_net || name.len() > MAX_NAME_BYTES || !name.split('.').all(word) {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let of_network = masque_netlink::is_network_setting(&path(name));
+        if !of_network || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
             return Err(SettingError::Name(name.to_owned()));
         }
         let printable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -90,10 +83,14 @@ fn write_below(root: &Path, settings: &[Setting]) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// Below `/proc/sys`.
+fn path(name: &str) -> String {
+    name.replace('.', "/")
+}
+
 fn set(root: &Path, Setting { name, value }: &Setting) -> io::Result<()> {
-    let path: PathBuf = root.join(name.replace('.', "/"));
     // Never makes a file: a setting that the kernel does not have is an error.
-    let mut file = OpenOptions::new().write(true).open(path)?;
+    let mut file = OpenOptions::new().write(true).open(root.join(path(name)))?;
     // The kernel looks at one write at a time.
     file.write_all(format!("{value}\n").as_bytes())
 }

@@ -50,7 +50,7 @@ impl Kernel {
                 continue;
             }
             tracing::debug!(?change, "kernel state");
-            if let Err(error) = self.make(change) {
+            if let Err(error) = self.make(change, slot) {
                 gate.refused(change, slot);
                 refused.push(Refusal { slot, error });
             }
@@ -58,12 +58,12 @@ impl Kernel {
         Refusals::unless_none(refused)
     }
 
-    fn make(&self, change: &Change) -> Result<(), NetlinkError> {
+    fn make(&self, change: &Change, slot: Option<Slot>) -> Result<(), NetlinkError> {
         match change {
             Change::SetDown(name) => self.set_down(name),
             Change::AddVrf(vrf) => self.add_vrf(vrf),
-            Change::SetSysctl { path, value, .. } => self.set_sysctl(path, value),
-            Change::SetTunnelSource(source) => self.seg6().set_tunnel_source(*source),
+            Change::SetSysctl { path, value, .. } => self.set_sysctl(path, value, slot.is_some()),
+            Change::SetTunnelSource(source) => self.set_tunnel_source(*source),
             Change::AddBlackhole(place, route)
             | Change::AddRoute(place, route)
             | Change::AddSid(place, route) => self.add_route(*place, route),

@@ -55,10 +55,9 @@ pub enum NetlinkError {
     },
     /// A kernel setting could not be changed.
     #[error(
-        "cannot set {path} to {value}: {source}; set it from outside (`sysctl -w {setting}={value}` \
+        "cannot set {path} to {value}: {source}; set it from outside (`sysctl -w {path}={value}` \
          as root in this network namespace); in a container /proc/sys is read-only: set it by the \
-         pod's securityContext.sysctls or by an init container",
-        setting = path.replace('/', ".")
+         pod's securityContext.sysctls or by an init container"
     )]
     Sysctl {
         /// The file below `/proc/sys`.

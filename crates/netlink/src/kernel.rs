@@ -1,14 +1,12 @@
 //! The handle on one network namespace.
 
 use std::{
-    collections::BTreeMap,
     io,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use masque_srv6::{Decapsulation, KernelPlan};
@@ -16,11 +14,11 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializa
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::{
-    NetlinkError, Refusals,
+    Change, NetlinkError, Refusals,
     change::diff,
     generic::Seg6Family,
+    settings::Settings,
     socket::{Reply, RequestError, Socket},
-    sysctl,
 };
 
 /// The routing protocol number (`rtm_protocol`, `FRA_PROTOCOL`) of everything that a gateway makes:
@@ -41,15 +39,7 @@ pub struct Kernel {
     route: Socket,
     seg6: Seg6Family,
     claim: Mutex<Option<UnixListener>>,
-    sysctls: Mutex<Sysctls>,
-}
-
-/// Sysctls as they were before a gateway changed them.
-#[derive(Debug, Default)]
-struct Sysctls {
-    changed: BTreeMap<String, sysctl::Changed>,
-    /// Where they are remembered, for the case that this process is killed.
-    journal: Option<sysctl::Journal>,
+    pub(crate) settings: Mutex<Settings>,
 }
 
 impl Kernel {
@@ -63,48 +53,37 @@ impl Kernel {
             route: Socket::open(libc::NETLINK_ROUTE).map_err(broken)?,
             seg6: Seg6Family::open().map_err(broken)?,
             claim: Mutex::new(None),
-            sysctls: Mutex::default(),
+            settings: Mutex::default(),
         })
     }
 
-    /// Remembers in the file `path` which sysctls are changed, and takes over those that a process which
-    /// was killed had changed in this namespace: [`clear`](Self::clear) restores them from now on.
-    ///
-    /// # Errors
-    /// [`NetlinkError::Socket`] when the namespace cannot be told from others.
-    pub fn remember_sysctls(&self, path: &Path) -> Result<(), NetlinkError> {
-        let journal = sysctl::Journal::new(path).map_err(|error| {
-            NetlinkError::Socket(format!("cannot tell the network namespace: {error}"))
-        })?;
-        let mut sysctls = self.sysctls();
-        for (path, change) in journal.load() {
-            sysctls.changed.entry(path).or_insert(change);
-        }
-        sysctls.journal = Some(journal);
-        Ok(())
-    }
-
-    fn sysctls(&self) -> MutexGuard<'_, Sysctls> {
-        self.sysctls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Removes everything that a gateway, this one or one that crashed, made in this namespace, and
-    /// restores the sysctls that this process changed, and those that it took over by
-    /// [`remember_sysctls`](Self::remember_sysctls). TUN interfaces vanish with their process, not
+    /// restores the settings that this process changed, and those that it took over by
+    /// [`remember_settings`](Self::remember_settings). TUN interfaces vanish with their process, not
     /// here. Goes on after an error and returns the first.
     ///
     /// # Errors
     /// [`NetlinkError::Busy`] if another gateway lives here, else what the kernel refused.
     pub fn clear(&self) -> Result<(), NetlinkError> {
+        match self.sweep() {
+            Err(NetlinkError::Busy) => Err(NetlinkError::Busy),
+            removed => removed.and(self.restore_settings()),
+        }
+    }
+
+    /// [`clear`](Self::clear) before a start: the settings stay, which are wanted again in a moment.
+    ///
+    /// # Errors
+    /// Those of [`clear`](Self::clear).
+    pub fn sweep(&self) -> Result<(), NetlinkError> {
         // How the gateway decapsulated makes no difference to what is left.
         let nothing = KernelPlan::empty(Decapsulation::EndDt46);
         let observed = self.observe(&nothing)?;
-        let removed = self.apply(&diff(&observed, &nothing), &nothing);
-        let mut sysctls = self.sysctls();
-        for (path, change) in std::mem::take(&mut sysctls.changed) {
-            sysctl::restore(&path, &change);
+        let mut changes = diff(&observed, &nothing);
+        if self.remembers_tunnel_source() {
+            changes.retain(|change| !matches!(change, Change::SetTunnelSource(_)));
         }
-        sysctls.save();
+        let removed = self.apply(&changes, &nothing);
         removed.map_err(Refusals::into_first)
     }
 
@@ -147,46 +126,6 @@ impl Kernel {
     /// The seg6 part of generic netlink.
     pub(crate) fn seg6(&self) -> &Seg6Family {
         &self.seg6
-    }
-
-    /// Sets a sysctl and remembers what it said before.
-    pub(crate) fn set_sysctl(&self, path: &str, value: &str) -> Result<(), NetlinkError> {
-        let mut sysctls = self.sysctls();
-        let before = sysctl::read(path);
-        let known = sysctls.changed.get(path).cloned();
-        let original = known
-            .as_ref()
-            .map(|c| c.original.clone())
-            .or(before.clone());
-        if let Some(original) = original {
-            let to = value.to_owned();
-            let change = sysctl::Changed { original, to };
-            sysctls.changed.insert(path.to_owned(), change);
-            // First the note: a process that is killed in between has changed nothing.
-            sysctls.save();
-        }
-        let written = sysctl::write(path, value);
-        match (&written, known) {
-            (Ok(()), _) => {
-                let from = before.unwrap_or_default();
-                tracing::info!(sysctl = path, from, to = value, "sysctl changed");
-            }
-            (Err(_), Some(known)) => {
-                sysctls.changed.insert(path.to_owned(), known);
-            }
-            (Err(_), None) => {
-                sysctls.changed.remove(path);
-            }
-        }
-        written
-    }
-}
-
-impl Sysctls {
-    fn save(&self) {
-        if let Some(journal) = &self.journal {
-            journal.save(&self.changed);
-        }
     }
 }
 

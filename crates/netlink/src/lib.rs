@@ -14,9 +14,9 @@
 //! **Namespaces.** The sockets belong to the network namespace of the thread that called
 //! [`Kernel::open`]; files below `/proc/sys` to that of the thread that calls. Use one namespace.
 //!
-//! **Settings.** [`Kernel::clear`] restores the sysctls that this process changed. Those that a process
-//! changed which was killed are restored by the next one if both
-//! [remember](Kernel::remember_sysctls) them in the same file.
+//! **Settings.** [`Kernel::clear`] restores the sysctls and the outer source address that this process
+//! changed. Those that a process changed which was killed are restored by the next one if both
+//! [remember](Kernel::remember_settings) them in the same file.
 #![allow(unsafe_code, reason = "netlink sockets through libc")]
 
 mod apply;
@@ -31,6 +31,7 @@ mod message;
 mod observe;
 mod owner;
 mod probe;
+mod settings;
 mod socket;
 mod sysctl;
 
@@ -41,3 +42,4 @@ pub use host::{HostRoute, RouteLookup};
 pub use kernel::{CLIENT_ROUTE_PROTOCOL, Kernel, ROUTE_PROTOCOL};
 pub use link_state::{LinkMonitor, LinkState, link_mtu};
 pub use observe::{Observed, ObservedLink, RouteKey};
+pub use sysctl::is_network_setting;

@@ -6,9 +6,11 @@ use crate::NetlinkError;
 
 mod journal;
 
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, TUNNEL_SOURCE};
 
 const ROOT: &str = "/proc/sys";
+/// The only branch of it that is read or written.
+const NET: &str = "net";
 
 /// A setting that this process changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,20 @@ pub(crate) fn restore(path: &str, changed: &Changed) {
     }
 }
 
-/// Interface names come from configuration: nothing may leave the directory.
+/// Whether a path, taken from `/proc/sys`, is that of a setting of the network and leads nowhere else.
+/// Interface names come from configuration, and a note of changed settings from a file that others may
+/// have written: nothing may leave the directory.
+pub fn is_network_setting(path: &str) -> bool {
+    let part = |part: &str| {
+        let hidden = part.is_empty() || part == "." || part == "..";
+        !hidden && !part.contains(char::is_control)
+    };
+    let below_net = path.split_once('/').is_some_and(|(first, _)| first == NET);
+    below_net && path.split('/').all(part)
+}
+
 fn file(path: &str) -> Option<PathBuf> {
-    let inside = path
-        .split('/')
-        .all(|part| !part.is_empty() && part != "." && part != "..");
-    inside.then(|| PathBuf::from(ROOT).join(path))
+    is_network_setting(path).then(|| PathBuf::from(ROOT).join(path))
 }
 
 #[cfg(test)]
@@ -69,16 +79,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stays_below_proc_sys() {
-        assert!(read("kernel/ostype").is_some_and(|os| os == "Linux"));
+    fn stays_below_proc_sys_net() {
+        assert!(read("net/ipv4/ip_forward").is_some_and(|says| !says.is_empty()));
+        assert!(is_network_setting("net/ipv4/conf/eth0.100/rp_filter"));
         for path in [
+            "kernel/core_pattern",
+            "net/../kernel/core_pattern",
             "../version",
             "/proc/version",
-            "kernel//ostype",
+            "/net/core/somaxconn",
+            "net//core",
             "net/./core",
+            "network/core",
+            "net/",
+            "net/a\nb",
+            "net",
             "",
         ] {
             assert_eq!(file(path), None, "{path}");
+            assert!(write(path, "1").is_err(), "{path}");
         }
     }
 
@@ -88,5 +107,13 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("securityContext.sysctls"), "{error}");
+    }
+
+    /// sysctl(8) takes dots for slashes, and the dot of a VLAN device is none.
+    #[test]
+    fn the_command_that_mends_it_is_right_for_a_vlan_device() {
+        let error = write("net/ipv4/conf/no.100/rp_filter", "0").unwrap_err();
+        let command = "`sysctl -w net/ipv4/conf/no.100/rp_filter=0`";
+        assert!(error.to_string().contains(command), "{error}");
     }
 }

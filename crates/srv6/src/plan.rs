@@ -217,7 +217,8 @@ pub struct Planned {
 }
 
 /// Computes the kernel state for the VPCs of one network namespace. The result does not depend on
-/// their order: of two that exclude each other the first by name stays.
+/// their order: of two that exclude each other the first by name stays, but the outer source address
+/// is the one that most of them ask for.
 ///
 /// # Errors
 /// [`PlanError`] when the kernel can do it for no VPC at all.
@@ -226,13 +227,20 @@ pub fn plan(vpcs: &[VpcLinks<'_>], kernel: &KernelCapabilities) -> Result<Planne
     let mut left_out = BTreeMap::new();
     let mut by_name: Vec<&VpcLinks<'_>> = vpcs.iter().collect();
     by_name.sort_by_key(|vpc| &vpc.snapshot.ingress_point);
-    let mut taken = Taken::default();
-    for vpc in by_name {
-        // Whole or not at all: part of a VPC would lead its packets astray.
+    // Whole or not at all: part of a VPC would lead its packets astray.
+    let alone = |vpc| {
         let mut alone = KernelPlan::empty(state.decapsulation);
-        let planned = taken.check(vpc).and_then(|()| plan_vpc(&mut alone, vpc));
-        match planned {
-            Ok(()) => {
+        (vpc, plan_vpc(&mut alone, vpc).map(|()| alone))
+    };
+    let alone: Vec<(&VpcLinks<'_>, _)> = by_name.into_iter().map(alone).collect();
+    let possible = alone.iter().filter(|(_, planned)| planned.is_ok());
+    let mut taken = Taken {
+        source: source_of_most(possible.map(|(vpc, _)| *vpc)),
+        ..Taken::default()
+    };
+    for (vpc, planned) in alone {
+        match planned.and_then(|alone| taken.check(vpc).map(|()| alone)) {
+            Ok(alone) => {
                 taken.take(vpc);
                 state.merge(alone);
             }
@@ -282,8 +290,11 @@ struct Taken<'a> {
     slots: BTreeSet<Slot>,
     tuns: BTreeSet<&'a str>,
     /// The outer source address of all, and who came with it.
-    source: Option<(Ipv6Addr, &'a ObjectName)>,
+    source: Option<Source<'a>>,
 }
+
+/// An outer source address, and one ingress point that asks for it.
+type Source<'a> = (Ipv6Addr, &'a ObjectName);
 
 impl<'a> Taken<'a> {
     fn check(&self, vpc: &VpcLinks<'_>) -> Result<(), PlanError> {
@@ -327,8 +338,25 @@ impl<'a> Taken<'a> {
         self.slots.insert(vpc.slot);
         self.tuns.insert(vpc.tun);
         self.sids.extend(local_sids(fabric).map(|sid| (sid, name)));
-        self.source.get_or_insert((fabric.source_address, name));
     }
+}
+
+/// The outer source address that the fewest are left out for, and the first by name that asks for it;
+/// of several such addresses, that of the first by name.
+fn source_of_most<'a>(by_name: impl Iterator<Item = &'a VpcLinks<'a>>) -> Option<Source<'a>> {
+    let mut asked: Vec<(Source<'a>, usize)> = Vec::new();
+    for vpc in by_name {
+        let source = fabric(vpc.snapshot).source_address;
+        match asked.iter_mut().find(|((other, _), _)| *other == source) {
+            Some((_, times)) => *times += 1,
+            None => asked.push(((source, &vpc.snapshot.ingress_point), 1)),
+        }
+    }
+    let most = asked.iter().map(|(_, times)| *times).max()?;
+    asked
+        .into_iter()
+        .find(|(_, times)| *times == most)
+        .map(|(source, _)| source)
 }
 
 fn local_sids(fabric: &StaticFabric) -> impl Iterator<Item = Sid> {

@@ -5,8 +5,6 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +19,8 @@ use crate::{
 };
 
 const MAGIC: &str = "masque-snapshot 1";
+/// The file is its owner's alone.
+const MODE: u32 = 0o600;
 /// The first line: magic, a number of 20 digits, a hash of 64.
 const MAX_HEADER_BYTES: usize = 128;
 
@@ -95,18 +95,10 @@ impl Kept {
     /// # Errors
     /// What the operating system says; the former one is then whole.
     pub fn save(&self, received: &Received) -> io::Result<()> {
-        let beside = self.path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
         let (version, hash) = (received.snapshot.version, received.hash);
-        file.write_all(format!("{MAGIC} {version} {hash}\n").as_bytes())?;
-        file.write_all(&received.payload)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        let header = format!("{MAGIC} {version} {hash}\n");
+        let content = [header.as_bytes(), &received.payload].concat();
+        masque_files::replace(&self.path, &content, MODE)
     }
 
     fn set_aside(&self, reason: String) -> KeptError {

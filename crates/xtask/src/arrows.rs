@@ -28,10 +28,11 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
     ),
     ("transport", Kind::Io, &["masque", "http3"]),
     ("tun", Kind::Io, &["packet"]),
-    ("netlink", Kind::Io, &["srv6", "model"]),
+    ("files", Kind::Io, &[]),
+    ("netlink", Kind::Io, &["files", "srv6", "model"]),
     ("api", Kind::Io, &[]),
     ("controller", Kind::Io, &["api", "model"]),
-    ("stream", Kind::Io, &["model"]),
+    ("stream", Kind::Io, &["files", "model"]),
     (
         "operator",
         Kind::Io,
@@ -43,6 +44,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
         "gateway",
         Kind::Io,
         &[
+            "files",
             "gateway-core",
             "transport",
             "tun",

@@ -1,5 +1,7 @@
 //! Two ingress points that want the same thing: the one that came first keeps it.
 
+use std::net::Ipv6Addr;
+
 use masque_api::{Reason, VPCIngressPointSpec};
 use masque_model::{Fabric, Listener, Sid, Snapshot};
 
@@ -94,16 +96,22 @@ fn sids(ours: &Snapshot, theirs: &Snapshot, report: &mut Report<'_>) {
     }
 }
 
+/// The outer source address that an ingress point asks for.
+pub(super) fn source_of(snapshot: &Snapshot) -> Ipv6Addr {
+    let Fabric::Static(fabric) = &snapshot.fabric;
+    fabric.source_address
+}
+
 /// The kernel has one outer source address for a network namespace, not one for a route.
-fn source_address(ours: &Snapshot, theirs: &Snapshot, report: &mut Report<'_>) {
-    let (Fabric::Static(fabric), Fabric::Static(other)) = (&ours.fabric, &theirs.fabric);
-    if fabric.source_address == other.source_address {
+pub(super) fn source_address(ours: &Snapshot, theirs: &Snapshot, report: &mut Report<'_>) {
+    let (source, other) = (source_of(ours), source_of(theirs));
+    if source == other {
         return;
     }
     let message = format_args!(
-        "{} is not the outer source address of VPCIngressPoint {}, which has precedence with {}; a \
-         host has one for all",
-        fabric.source_address, theirs.ingress_point, other.source_address
+        "{source} is not the outer source address of VPCIngressPoint {}, which has precedence with \
+         {other}; a host has one for all",
+        theirs.ingress_point
     );
     let hint = "give both the same, or run them on different hosts";
     report.error(

@@ -53,10 +53,14 @@ impl Closing {
 impl Supervisor {
     /// A TUN device for every VPC that has none, a queue for every shard. Which cannot be opened is
     /// said in the trouble.
+    ///
+    /// # Errors
+    /// [`Fatal`] only the first time, when there is no device at all.
     pub(super) fn open_devices(&mut self, tables: &Tables, first: bool) -> Result<(), Fatal> {
         self.trouble
             .devices
             .retain(|name, _| self.vpcs.contains_key(name));
+        let mut refused = None;
         for table in tables.vpcs() {
             let name = table.ingress_point();
             if self
@@ -75,14 +79,17 @@ impl Supervisor {
                     tracing::info!(ingress_point = %name, device = device.name, "TUN device");
                     self.vpcs.insert(name.clone(), device);
                 }
-                Err(error) if first => return Err(Fatal::Permission(error.to_string())),
                 Err(error) => {
                     let sentence = format!("it has no TUN device: {error}");
                     self.trouble.devices.insert(name.clone(), sentence);
+                    refused.get_or_insert(error);
                 }
             }
         }
-        Ok(())
+        match refused {
+            Some(error) if first && self.vpcs.is_empty() => Err(Fatal::device(&error)),
+            _ => Ok(()),
+        }
     }
 
     fn open_device(&mut self, vpc: VpcIndex) -> Result<VpcDevice, TunError> {

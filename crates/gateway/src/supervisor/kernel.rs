@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use masque_controller::Snapshot;
 use masque_model::{Fabric, ObjectName};
-use masque_netlink::{Change, NetlinkError, Refusal, Refusals, diff};
-use masque_srv6::{Decapsulation, KernelPlan, VpcLinks, decapsulation, plan};
+use masque_netlink::{Change, LinkState, NetlinkError, Refusal, Refusals, diff};
+use masque_srv6::{Decapsulation, KernelPlan, Slot, VpcLinks, decapsulation, plan};
 
 use super::{Supervisor, netlink_fatal};
 use crate::exit::Fatal;
@@ -20,8 +20,30 @@ const UNDERLAY_MTU_BYTES: usize = 1500;
 struct Missing {
     /// Of one ingress point.
     points: BTreeMap<ObjectName, String>,
+    /// What a VPC that is gone has left, and cannot be removed.
+    left_over: BTreeMap<Slot, String>,
     /// Of all.
     all: Option<Fatal>,
+}
+
+impl Missing {
+    /// The first refusal of each counts: what follows may come of it. `owner` is the ingress point that
+    /// has the refusal's slot.
+    fn note(&mut self, refusal: &Refusal, owner: Option<&ObjectName>) {
+        let sentence = || refusal.error.to_string();
+        match (refusal.slot, owner) {
+            (Some(_), Some(name)) => {
+                self.points.entry(name.clone()).or_insert_with(sentence);
+            }
+            (Some(slot), None) => {
+                self.left_over.entry(slot).or_insert_with(sentence);
+            }
+            (None, _) => {
+                self.all
+                    .get_or_insert_with(|| netlink_fatal(&refusal.error));
+            }
+        }
+    }
 }
 
 impl Supervisor {
@@ -35,16 +57,17 @@ impl Supervisor {
         first: bool,
     ) -> Result<(), Fatal> {
         let missing = self
-            .apply_kernel(snapshots)
+            .apply_kernel(snapshots, first)
             .unwrap_or_else(|fatal| Missing {
                 all: Some(fatal),
                 ..Missing::default()
             });
         self.note_links();
         self.offload.settle(&self.kernel);
-        let none_is_left = snapshots
+        let runs = |name| self.vpcs.contains_key(name) && !missing.points.contains_key(name);
+        let none_is_left = !snapshots
             .iter()
-            .all(|snapshot| missing.points.contains_key(&snapshot.ingress_point));
+            .any(|snapshot| runs(&snapshot.ingress_point));
         match (missing.all, missing.points.first_key_value()) {
             (Some(fatal), _) if first => return Err(fatal),
             (_, Some((name, sentence))) if first && none_is_left => {
@@ -53,17 +76,26 @@ impl Supervisor {
             (all, _) => self.trouble.kernel = all.map(|fatal| fatal.to_string()),
         }
         self.trouble.points = missing.points;
+        self.trouble.left_over = missing.left_over;
         Ok(())
     }
 
     /// Rules, tables, routes and SIDs: observe, compare, change.
-    fn apply_kernel(&mut self, snapshots: &[Snapshot]) -> Result<Missing, Fatal> {
+    fn apply_kernel(&mut self, snapshots: &[Snapshot], first: bool) -> Result<Missing, Fatal> {
+        let mut missing = Missing::default();
         // Without any VPC there is no fabric to look for: everything goes.
         let underlay = if snapshots.is_empty() {
             String::new()
         } else {
             self.check_capabilities()?;
-            self.find_underlay(snapshots)?
+            match self.find_underlay(snapshots) {
+                // What is to go does not wait for the fabric: the rest stays as it was planned.
+                Err(fatal) if !first && !self.underlay.is_empty() => {
+                    missing.all = Some(fatal);
+                    self.underlay.clone()
+                }
+                found => found?,
+            }
         };
         self.underlay.clone_from(&underlay);
         let links: Vec<VpcLinks<'_>> = snapshots
@@ -94,37 +126,17 @@ impl Supervisor {
         self.set_tunnel_source(&source, &planned.state)?;
         let refused = self.kernel.apply(&others, &planned.state).err();
         let left_out = planned.left_out.into_iter();
-        let mut missing = Missing {
-            points: left_out.map(|(name, e)| (name, e.to_string())).collect(),
-            all: None,
-        };
+        missing.points = left_out.map(|(name, e)| (name, e.to_string())).collect();
         for refusal in refused.iter().flat_map(Refusals::iter) {
-            self.note_refusal(refusal, &mut missing);
+            let mut devices = self.vpcs.iter();
+            let owner = devices.find(|(_, device)| Some(device.slot) == refusal.slot);
+            missing.note(refusal, owner.map(|(name, _)| name));
         }
         self.decapsulation = match planned.state.decapsulation {
             Decapsulation::EndDt46 => "End.DT46",
             Decapsulation::EndDt6AndDx4 => "End.DT6 and End.DX4",
         };
         Ok(missing)
-    }
-
-    /// The first refusal of each counts: what follows may come of it.
-    fn note_refusal(&self, refusal: &Refusal, missing: &mut Missing) {
-        let owner = self
-            .vpcs
-            .iter()
-            .find(|(_, device)| Some(device.slot) == refusal.slot);
-        match owner {
-            Some((name, _)) => {
-                let sentence = || refusal.error.to_string();
-                let known = missing.points.entry(name.clone());
-                known.or_insert_with(sentence);
-            }
-            None => {
-                let fatal = || netlink_fatal(&refusal.error);
-                missing.all.get_or_insert_with(fatal);
-            }
-        }
     }
 
     /// Before anything is looked for: without IPv6 there is no route to any SID either, and adding one
@@ -158,7 +170,11 @@ impl Supervisor {
     /// The device towards the fabric, and its MTU.
     fn find_underlay(&self, snapshots: &[Snapshot]) -> Result<String, Fatal> {
         let name = match &self.args.underlay {
-            Some(name) => name.clone(),
+            Some(name) if LinkState::of(name).is_ok() => name.clone(),
+            Some(name) => {
+                let absent = format!("there is no interface {name} (--underlay)");
+                return Err(Fatal::Kernel(absent));
+            }
             None => self.underlay_by_route(snapshots)?,
         };
         let mtu = masque_netlink::link_mtu(&name).unwrap_or(UNDERLAY_MTU_BYTES);
@@ -189,5 +205,29 @@ impl Supervisor {
              route (ip -6 route add LOCATOR via NODE dev DEVICE) or name it with --underlay"
                 .to_owned(),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a VPC has left behind, it is no fault of those that run.
+    #[test]
+    fn what_a_removed_vpc_left_concerns_no_other() {
+        let refusal = |slot, what: &str| Refusal {
+            slot,
+            error: NetlinkError::NoInterface(what.to_owned()),
+        };
+        let owner = ObjectName::new("default", "a");
+        let mut missing = Missing::default();
+        missing.note(&refusal(Some(Slot(1)), "left"), None);
+        missing.note(&refusal(Some(Slot(1)), "follows"), None);
+        assert!(missing.all.is_none() && missing.points.is_empty());
+        assert!(missing.left_over[&Slot(1)].contains("left"));
+        missing.note(&refusal(Some(Slot(0)), "of a"), Some(&owner));
+        assert!(missing.points[&owner].contains("of a"));
+        missing.note(&refusal(None, "of all"), None);
+        assert!(missing.all.is_some());
     }
 }

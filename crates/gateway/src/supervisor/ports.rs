@@ -17,6 +17,9 @@ use crate::{
 
 impl Supervisor {
     /// Sockets for new ports, certificates for all.
+    ///
+    /// # Errors
+    /// [`Fatal`] only the first time, when no port at all can be opened.
     pub(super) fn open_ports(&mut self, first: bool) -> Result<(), Fatal> {
         self.close_ports();
         for (port, tls) in &self.ports {
@@ -27,7 +30,7 @@ impl Supervisor {
             }
         }
         match self.open_missing_ports() {
-            Some(fatal) if first => Err(fatal),
+            Some(fatal) if first && self.ports.is_empty() => Err(fatal),
             _ => Ok(()),
         }
     }

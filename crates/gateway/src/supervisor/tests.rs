@@ -10,6 +10,8 @@ use masque_testkit::{Lab, Netns};
 use super::*;
 use crate::{args::Cli, command::Command, mailbox::Mailbox};
 
+/// The way to the SIDs.
+const TO_FABRIC: &str = "fd00:0:1:1::/64 via fd00:0:0:a::1 dev underlay";
 /// A namespace is free by then.
 const FREE_MAX: Duration = Duration::from_secs(2);
 
@@ -75,18 +77,35 @@ fn as_it_is(text: String) -> String {
     text
 }
 
-/// A namespace with a way to the fabric; `None` after a `SKIPPED:` line.
-fn namespace(lab: &mut Option<Lab>) -> Option<Netns> {
+/// In a namespace with a way to the fabric, and a folder with the ingress point `a`; a `SKIPPED:` line
+/// where there can be none.
+fn inside(test: impl FnOnce(&Netns, &Folder) + Send) {
     if let Err(skip) = Lab::available() {
         println!("{skip}");
-        return None;
+        return;
     }
-    let lab = lab.insert(Lab::new());
+    let mut lab = Lab::new();
     let (gateway, node) = (lab.host("gateway"), lab.host("node"));
     lab.veth((&gateway, "underlay"), (&node, "gateway"), 1500);
     gateway.address("underlay", "fd00:0:0:a::3/64");
-    gateway.route("fd00:0:1:1::/64 via fd00:0:0:a::1 dev underlay");
-    Some(gateway)
+    gateway.route(TO_FABRIC);
+    let folder = Folder::new();
+    folder.point("a", 1, as_it_is);
+    gateway.enter(|| test(&gateway, &folder));
+}
+
+/// The same, with a supervisor that runs.
+fn running(test: impl FnOnce(&Netns, &Folder, Bench) + Send) {
+    inside(|ns, folder| test(ns, folder, Bench::started(folder)));
+}
+
+/// An edit of the ingress point `a` is carried out, whatever is wrong with others.
+fn a_is_still_followed(ns: &Netns, folder: &Folder, bench: &mut Bench) {
+    folder.point("a", 1, with_one_more_route);
+    bench.reload();
+    assert!(routes4(ns).contains("10.1.99.0/24"), "{}", routes4(ns));
+    let a = ObjectName::new("default", "a");
+    assert_eq!(bench.supervisor.trouble.of_kernel(&a), None);
 }
 
 impl Bench {
@@ -126,12 +145,18 @@ impl Bench {
         }
     }
 
-    /// After the first reload, which must work; as on a kernel without VRF.
-    fn started(folder: &Folder) -> Self {
+    /// After the first reload; as on a kernel without VRF.
+    fn start(folder: &Folder) -> Result<Self, Fatal> {
         let mut bench = Self::new(folder);
         bench.supervisor.capabilities.vrf = false;
-        bench.supervisor.reload(true).unwrap();
+        bench.supervisor.reload(true)?;
         bench.control.started();
+        Ok(bench)
+    }
+
+    /// Serves all.
+    fn started(folder: &Folder) -> Self {
+        let mut bench = Self::start(folder).unwrap();
         bench.obey();
         assert_eq!(bench.control.not_ready_because(), None);
         bench
@@ -206,38 +231,23 @@ fn with_one_more_route(text: String) -> String {
     text.replace(last, &format!("{last}, {more}"))
 }
 
+fn port_4434(text: String) -> String {
+    text.replace("4433", "4434")
+}
+
 #[test]
 fn a_vpc_that_the_kernel_cannot_carry_is_left_out() {
-    let mut lab = None;
-    let Some(ns) = namespace(&mut lab) else {
-        return;
-    };
-    let folder = Folder::new();
-    folder.point("a", 1, as_it_is);
-    ns.enter(|| {
-        let mut bench = Bench::started(&folder);
+    running(|ns, folder, mut bench| {
         folder.point("b", 2, without_ipv4_sid);
         bench.reload();
         bench.not_ready(&["VPCIngressPoint default/b", "localSIDIPv4"]);
-        assert!(!routes(&ns).contains("fd00:0:1:3:e002::"), "nothing of it");
-        // The other one's edits are carried out all the same.
-        folder.point("a", 1, with_one_more_route);
-        bench.reload();
-        assert!(routes4(&ns).contains("10.1.99.0/24"), "{}", routes4(&ns));
-        let a = ObjectName::new("default", "a");
-        assert_eq!(bench.supervisor.trouble.of_kernel(&a), None);
+        assert!(!routes(ns).contains("fd00:0:1:3:e002::"), "nothing of it");
+        a_is_still_followed(ns, folder, &mut bench);
         drop(bench);
-    });
-    // And it is no reason not to start, as long as another one is there.
-    ns.enter(|| {
-        let mut bench = Bench::new(&folder);
-        bench.supervisor.capabilities.vrf = false;
-        bench.supervisor.reload(true).unwrap();
-        drop(bench);
+        // And it is no reason not to start, as long as another one is there.
+        drop(Bench::start(folder).unwrap());
         fs::remove_file(folder.path().join("a.yaml")).unwrap();
-        let mut bench = Bench::new(&folder);
-        bench.supervisor.capabilities.vrf = false;
-        let fatal = bench.supervisor.reload(true).unwrap_err();
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
         assert_eq!(fatal.status(), crate::exit::status::OS);
         assert!(fatal.to_string().contains("default/b"), "{fatal}");
     });
@@ -245,42 +255,26 @@ fn a_vpc_that_the_kernel_cannot_carry_is_left_out() {
 
 #[test]
 fn what_the_kernel_refuses_one_vpc_is_mended_without_a_restart() {
-    let mut lab = None;
-    let Some(ns) = namespace(&mut lab) else {
-        return;
-    };
-    let folder = Folder::new();
-    folder.point("a", 1, as_it_is);
-    let foreign = "fd00:0:1:3:e002::/128";
-    ns.route(&format!("{foreign} dev underlay metric 1024"));
-    ns.enter(|| {
-        let mut bench = Bench::started(&folder);
+    running(|ns, folder, mut bench| {
+        let foreign = "fd00:0:1:3:e002::/128";
+        ns.route(&format!("{foreign} dev underlay metric 1024"));
         folder.point("b", 2, as_it_is);
         bench.reload();
         bench.not_ready(&["VPCIngressPoint default/b", foreign, "remove it"]);
-        folder.point("a", 1, with_one_more_route);
-        bench.reload();
-        assert!(routes4(&ns).contains("10.1.99.0/24"), "{}", routes4(&ns));
+        a_is_still_followed(ns, folder, &mut bench);
         ns.ip(&["-6", "route", "del", foreign]);
         bench.supervisor.repair();
         assert_eq!(bench.control.not_ready_because(), None);
-        assert!(routes(&ns).contains("fd00:0:1:3:e002::"));
+        assert!(routes(ns).contains("fd00:0:1:3:e002::"));
         assert_eq!(bench.supervisor.told, [""; 0], "nothing is left to tell");
     });
 }
 
 #[test]
 fn a_port_that_is_taken_is_tried_again() {
-    let mut lab = None;
-    let Some(ns) = namespace(&mut lab) else {
-        return;
-    };
-    let folder = Folder::new();
-    folder.point("a", 1, as_it_is);
-    ns.enter(|| {
-        let mut bench = Bench::started(&folder);
+    running(|_, folder, mut bench| {
         let taken = UdpSocket::bind("[::]:4434").unwrap();
-        folder.point("a", 1, |text| text.replace("4433", "4434"));
+        folder.point("a", 1, port_4434);
         bench.reload();
         bench.not_ready(&["UDP port 4434"]);
         bench.supervisor.retry();
@@ -296,15 +290,26 @@ fn a_port_that_is_taken_is_tried_again() {
 }
 
 #[test]
+fn a_first_start_needs_one_port_of_many() {
+    inside(|_, folder| {
+        folder.point("b", 2, port_4434);
+        let taken = UdpSocket::bind("[::]:4434").unwrap();
+        let mut bench = Bench::start(folder).unwrap();
+        bench.not_ready(&["UDP port 4434"]);
+        assert!(bench.obey().contains(&"open-port"), "the other one serves");
+        drop(taken);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+        drop(bench);
+        let _all_taken = [4433, 4434].map(|port| UdpSocket::bind(("::", port)).unwrap());
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::UNAVAILABLE);
+    });
+}
+
+#[test]
 fn a_device_that_cannot_be_opened_is_tried_again() {
-    let mut lab = None;
-    let Some(ns) = namespace(&mut lab) else {
-        return;
-    };
-    let folder = Folder::new();
-    folder.point("a", 1, as_it_is);
-    ns.enter(|| {
-        let mut bench = Bench::started(&folder);
+    running(|ns, folder, mut bench| {
         // In the way of the second slot's device.
         ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq1"]);
         folder.point("b", 2, as_it_is);
@@ -317,7 +322,64 @@ fn a_device_that_cannot_be_opened_is_tried_again() {
         bench.supervisor.repair();
         assert_eq!(bench.control.not_ready_because(), None);
         assert_eq!(bench.obey(), ["open-vpc"]);
-        assert!(routes(&ns).contains("fd00:0:1:3:e002::"));
+        assert!(routes(ns).contains("fd00:0:1:3:e002::"));
+    });
+}
+
+#[test]
+fn a_first_start_needs_one_device_of_many() {
+    inside(|ns, folder| {
+        folder.point("b", 2, as_it_is);
+        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq1"]);
+        let mut bench = Bench::start(folder).unwrap();
+        bench.not_ready(&["VPCIngressPoint default/b", "no TUN device"]);
+        a_is_still_followed(ns, folder, &mut bench);
+        drop(bench);
+        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::CANNOT_CREATE);
+        assert!(fatal.to_string().contains("mq0"), "{fatal}");
+    });
+}
+
+#[test]
+fn an_underlay_that_is_not_there_is_named() {
+    inside(|ns, folder| {
+        let mut bench = Bench::new(folder);
+        bench.supervisor.args.underlay = Some("eth9".to_owned());
+        let fatal = bench.supervisor.reload(true).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::OS);
+        let absent = "there is no interface eth9 (--underlay)";
+        assert_eq!(fatal.to_string(), absent);
+        drop(bench);
+        let mut bench = Bench::started(folder);
+        bench.supervisor.args.underlay = Some("eth9".to_owned());
+        bench.supervisor.repair();
+        bench.not_ready(&[absent]);
+        ns.ip(&["link", "add", "eth9", "type", "veth"]);
+        ns.ip(&["link", "set", "eth9", "up"]);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+    });
+}
+
+#[test]
+fn what_is_removed_does_not_wait_for_the_fabric() {
+    running(|ns, folder, mut bench| {
+        folder.point("b", 2, as_it_is);
+        bench.reload();
+        let of_b = ["fd00:0:1:3:e002::", "fd00:0:1:3:d002::"];
+        assert!(of_b.iter().all(|sid| routes(ns).contains(sid)));
+        ns.ip(&["-6", "route", "del", "fd00:0:1:1::/64"]);
+        fs::remove_file(folder.path().join("b.yaml")).unwrap();
+        bench.reload();
+        bench.not_ready(&["no route leads to any SID"]);
+        let left = routes(ns);
+        assert!(!of_b.iter().any(|sid| left.contains(sid)), "{left}");
+        assert!(left.contains("fd00:0:1:3:e001::"), "a stays: {left}");
+        ns.route(TO_FABRIC);
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
     });
 }
 
@@ -325,14 +387,7 @@ fn a_device_that_cannot_be_opened_is_tried_again() {
 /// found by clients afterwards.
 #[test]
 fn what_is_revoked_does_not_wait_for_new_devices() {
-    let mut lab = None;
-    let Some(ns) = namespace(&mut lab) else {
-        return;
-    };
-    let folder = Folder::new();
-    folder.point("a", 1, as_it_is);
-    ns.enter(|| {
-        let mut bench = Bench::started(&folder);
+    running(|_, folder, mut bench| {
         bench.attach(1, "a");
         bench.obey();
         folder.point("b", 2, as_it_is);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use masque_model::ObjectName;
+use masque_srv6::Slot;
 
 /// What failed is tried again so soon: a port may be free in a moment.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ pub(super) struct Trouble {
     pub(super) ports: BTreeMap<u16, String>,
     /// Ingress points of which the kernel has not everything.
     pub(super) points: BTreeMap<ObjectName, String>,
+    /// What VPCs that are gone have left in the kernel, and the kernel keeps.
+    pub(super) left_over: BTreeMap<Slot, String>,
     /// What the kernel refuses to all.
     pub(super) kernel: Option<String>,
 }
@@ -31,9 +34,11 @@ impl Trouble {
     pub(super) fn lines(&self) -> impl Iterator<Item = String> {
         let kernel = self.kernel.iter().cloned();
         let points = self.devices.iter().chain(&self.points);
+        let left_over = self.left_over.values();
         kernel
             .chain(self.ports.values().cloned())
             .chain(points.map(|(name, sentence)| format!("VPCIngressPoint {name}: {sentence}")))
+            .chain(left_over.map(|sentence| format!("left of a VPC that was removed: {sentence}")))
     }
 
     /// What the kernel lacks for one ingress point.
@@ -76,6 +81,15 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_removed_vpc_left_is_told_and_no_other_vpcs_trouble() {
+        let mut trouble = Trouble::default();
+        trouble.left_over.insert(Slot(3), "refused".to_owned());
+        let lines: Vec<String> = trouble.lines().collect();
+        assert_eq!(lines, ["left of a VPC that was removed: refused"]);
+        assert_eq!(trouble.of_kernel(&ObjectName::new("default", "a")), None);
+    }
 
     #[test]
     fn the_wait_grows_to_its_bound_and_begins_anew() {

@@ -3,18 +3,23 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fs, io,
+    net::Ipv6Addr,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use super::Changed;
+use super::{Changed, is_network_setting};
 
-/// A note is refused above this: a gateway changes a few settings for each VPC.
+/// The outer source address of seg6 among the settings; no file below `/proc/sys`.
+pub(crate) const TUNNEL_SOURCE: &str = "seg6/tunsrc";
+
+/// A note is refused above this: a gateway changes a few settings of the host.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// The note's first word.
 const VERSION: &str = "sysctls-1";
+/// The file is its owner's alone.
+const MODE: u32 = 0o600;
 
 /// The file. Its first line says whose settings it is about: a namespace of this boot. Every other
 /// line is a setting, its original and its new value, with tabs between.
@@ -39,7 +44,8 @@ impl Journal {
     }
 
     /// What an earlier process changed here and did not put back. Nothing of another namespace, and
-    /// nothing of a note that cannot be understood.
+    /// nothing of a note that no gateway has written: its folder may belong to a user who may do less
+    /// than this process, which is to write what stands in the note.
     pub(crate) fn load(&self) -> BTreeMap<String, Changed> {
         let read = || -> io::Result<String> {
             if fs::metadata(&self.path)?.len() > MAX_BYTES {
@@ -66,10 +72,13 @@ impl Journal {
         let entry = |line: &str| {
             let mut words = line.split('\t').map(str::to_owned);
             let (path, original, to) = (words.next()?, words.next()?, words.next()?);
-            words
-                .next()
-                .is_none()
-                .then_some((path, Changed { original, to }))
+            let address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+            let known = match path.as_str() {
+                TUNNEL_SOURCE => address(&original) && address(&to),
+                path => is_network_setting(path),
+            };
+            let whole = known && words.next().is_none();
+            whole.then_some((path, Changed { original, to }))
         };
         lines.map(entry).collect()
     }
@@ -103,16 +112,7 @@ impl Journal {
             let words = [path, original, to].map(|word| word.replace(['\t', '\n'], " "));
             text += &(words.join("\t") + "\n");
         }
-        let beside = self.path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        masque_files::replace(&self.path, text.as_bytes(), MODE)
     }
 }
 
@@ -135,6 +135,7 @@ mod tests {
         let all = [
             ("net/ipv4/conf/all/rp_filter".to_owned(), changed("2", "0")),
             ("net/ipv6/conf/all/forwarding".to_owned(), changed("0", "1")),
+            (TUNNEL_SOURCE.to_owned(), changed("::", "fd00::3")),
         ];
         let all = BTreeMap::from(all);
         journal.save(&all);
@@ -142,6 +143,15 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}one word\n")).unwrap();
         assert!(journal.load().is_empty(), "half a note is none");
+        // As the owner of the folder could write who is not root.
+        for line in [
+            "kernel/core_pattern\t|/tmp/mine %p\tcore\n",
+            "net/../kernel/core_pattern\t|/tmp/mine\tcore\n",
+            "seg6/tunsrc\tfd00::1\tanything\n",
+        ] {
+            fs::write(&path, format!("{text}{line}")).unwrap();
+            assert!(journal.load().is_empty(), "{line}");
+        }
         fs::write(&path, text).unwrap();
         let own = std::mem::replace(&mut journal.namespace, "another 4:1".to_owned());
         assert!(journal.load().is_empty());

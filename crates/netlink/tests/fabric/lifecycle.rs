@@ -239,23 +239,36 @@ fn settings_of_a_killed_gateway_are_put_back_by_the_next() {
     let read = || names.map(|name| ns.run("sysctl", &["-n", name]).trim().to_owned());
     ns.sysctl(names[0], "0");
     ns.sysctl(names[1], "2");
+    ns.run("ip", &["sr", "tunsrc", "set", "2001:db8::5"]);
+    let source = || ns.run("ip", &["sr", "tunsrc", "show"]);
+    let of_host = source();
     let folder = std::env::temp_dir().join(format!("masque-lifecycle-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let note = folder.join("sysctls");
     let begin = || {
         let gateway = Gateway::start(ns);
-        ns.enter(|| gateway.kernel.remember_sysctls(&note).unwrap());
+        ns.enter(|| {
+            gateway.kernel.remember_settings(&note).unwrap();
+            once_free(|| gateway.kernel.sweep());
+        });
         gateway.apply_both();
         gateway
     };
     drop(begin());
     assert_eq!(read(), ["1", "0"], "what a kill leaves");
+    let noted = std::fs::read_to_string(&note).unwrap();
+    for own in VPCS.map(|vpc| vpc.tun).iter().chain(&["mqvrf"]) {
+        assert!(
+            !noted.contains(own),
+            "a device takes its own along: {noted}"
+        );
+    }
     let second = begin();
     assert_eq!(read(), ["1", "0"]);
     // What somebody else sets meanwhile is theirs.
     ns.sysctl(names[1], "1");
     ns.enter(|| second.kernel.clear().unwrap());
-    assert_eq!(read(), ["0", "1"]);
+    assert_eq!((read(), source()), (["0", "1"].map(str::to_owned), of_host));
     assert!(!note.exists(), "nothing is left to put back");
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -282,6 +282,15 @@ fn what_a_vpc_that_is_left_out_wants_is_free() {
 }
 
 #[test]
+fn one_vpc_does_not_decide_the_source_address_for_many() {
+    let (mut a, b, c) = (snapshot("a", 1), snapshot("b", 2), snapshot("c", 3));
+    fabric_mut(&mut a).source_address = "2001:db8::7".parse().unwrap();
+    let all = [vpc(&a, 0, "mq0"), vpc(&b, 1, "mq1"), vpc(&c, 2, "mq2")];
+    let got = left_out(&all, &NO_VRF, "a");
+    assert!(matches!(got, PlanError::TunnelSource { .. }));
+}
+
+#[test]
 fn one_sid_is_enough_for_ipv6_or_with_vrf() {
     let mut a = snapshot("a", 1);
     fabric_mut(&mut a).local_sid_ipv4 = None;

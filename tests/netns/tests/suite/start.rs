@@ -171,7 +171,7 @@ fn no_tun_device() {
     let log = fabric.folder().join("start.log");
     let args = ["-c", &script];
     let ended = Process::run(&fabric.gateway, Path::new("sh"), &args, &log, END_MAX);
-    told(&ended, 77, &["there is no /dev/net/tun", "`modprobe tun`"]);
+    told(&ended, 73, &["there is no /dev/net/tun", "`modprobe tun`"]);
     assert_eq!(Gateway::kernel_state(&fabric.gateway), Vec::<String>::new());
 }
 

@@ -154,6 +154,70 @@ fn a_kept_ingress_point_keeps_what_it_holds() {
     assert!(reasons(&compiled).contains(&Reason::Conflicted));
 }
 
+/// Three ingress points, of which those with these numbers ask for another outer source address.
+fn moved(numbers: &[u8]) -> String {
+    let one = |number: u8| {
+        let name = ["a", "b", "c"][usize::from(number) - 1];
+        let text = point(name, number, "");
+        let text = match numbers.contains(&number) {
+            true => text.replace(
+                "sourceAddress: fd00:0:1:3::1",
+                "sourceAddress: fd00:0:1:3::2",
+            ),
+            false => text,
+        };
+        let connector = connector(&format!("{name}-laptop"), number);
+        text + &connector + &attachment(name, &format!("{name}-laptop"), name, "")
+    };
+    [1, 2, 3].map(one).concat()
+}
+
+#[test]
+fn an_edited_source_address_takes_it_from_nobody() {
+    let first = compiled(&moved(&[])).snapshots;
+    assert_eq!(first.len(), 3);
+    for edited in [1, 2, 3] {
+        let got = after(&moved(&[edited]), &first);
+        assert_eq!(got.snapshots, first, "{edited}: all go on as they were");
+        assert_eq!(reasons(&got), [Reason::Conflicted]);
+        let (line, name) = (&lines(&got)[0], ["a", "b", "c"][usize::from(edited) - 1]);
+        let of_it = format!("VPCIngressPoint default/{name}: spec.fabric.static.sourceAddress");
+        assert!(line.contains(&of_it), "{line}");
+        assert_eq!(after(&moved(&[edited]), &got.snapshots), got);
+    }
+    // One file after the other, the last of them moves all.
+    let two = after(&moved(&[1, 2]), &first);
+    assert_eq!(two.snapshots, first);
+    let all = after(&moved(&[1, 2, 3]), &two.snapshots);
+    assert_eq!(all.problems, []);
+    assert!(all.snapshots.iter().all(|snapshot| snapshot.version == 2));
+}
+
+#[test]
+fn a_refused_source_address_stops_no_revocation() {
+    let first = compiled(&moved(&[])).snapshots;
+    let revoked = moved(&[1]).replace(&attachment("a", "a-laptop", "a", ""), "");
+    let got = after(&revoked, &first).snapshots;
+    assert_eq!(got[0].attachments, []);
+    assert_eq!(got[1..], first[1..]);
+}
+
+#[test]
+fn a_newcomer_or_a_typo_does_not_move_the_source_address() {
+    let first = compiled(&moved(&[])).snapshots;
+    // The first by name, and never in force.
+    let newcomer = point("aaa", 9, "").replace("fd00:0:1:3::1", "fd00:0:1:3::2");
+    let got = after(&(moved(&[]) + &newcomer), &first);
+    assert_eq!(got.snapshots, first);
+    assert_eq!(reasons(&got), [Reason::Conflicted]);
+    // All others cannot be read at present.
+    let typo = moved(&[1]).replace("addressPools: [{cidr: 10.2", "adressPools: [{cidr: 10.2");
+    let typo = typo.replace("addressPools: [{cidr: 10.3", "adressPools: [{cidr: 10.3");
+    let got = reloaded(&typo, &first);
+    assert_eq!(got.snapshots, first);
+    assert!(reasons(&got).contains(&Reason::Conflicted));
+}
+
 #[test]
 fn a_typo_in_a_connector_keeps_the_rules_about_its_labels() {
     let by_label = "connectors: {selector: {matchLabels: {team: laptop}}}";
