@@ -66,7 +66,7 @@ pub(crate) struct Options {
     pub(crate) steps: Option<Vec<String>>,
     /// `MASQUE_PEERS`: where wireguard-go and boringtun are, with or without a `bin` below.
     pub(crate) peers: PathBuf,
-    /// Where masque-gateway and datum-connect are.
+    /// `BENCH_PROGRAMS`: where masque-gateway and datum-connect are; beside this program by default.
     pub(crate) binaries: PathBuf,
     /// Logs and configuration of this run; removed afterwards unless `BENCH_KEEP=1`.
     pub(crate) work: PathBuf,
@@ -102,7 +102,7 @@ impl Options {
                 .clamp(2, SESSIONS_MAX),
             steps: words("BENCH_STEPS"),
             peers: env::var_os("MASQUE_PEERS").map_or_else(|| target.join("peers"), PathBuf::from),
-            binaries,
+            binaries: env::var_os("BENCH_PROGRAMS").map_or(binaries, PathBuf::from),
             work: target.join(format!("bench/run-{}", std::process::id())),
             json: target.join("bench/latest.json"),
         })
