@@ -332,7 +332,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
         self.free_sessions.push(at);
     }
 
-    /// Frees [`OVERFLOW_PAGES`] where it can: of the fullest session, then of those more than half as
+    /// Frees [`OVERFLOW_PAGES`] where it can: of the fullest session, then of others more than half as
     /// full. False when nothing waits.
     fn drop_longest(&mut self) -> bool {
         let held = |at: u32| self.sessions[at as usize].held_pages;
@@ -345,7 +345,7 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
             if freed >= OVERFLOW_PAGES {
                 break;
             }
-            if 2 * self.sessions[at as usize].held_pages > most_pages {
+            if at != fullest && 2 * self.sessions[at as usize].held_pages > most_pages {
                 freed += self.shorten(at, OVERFLOW_PAGES - freed);
             }
         }

@@ -345,6 +345,13 @@ fn one_overflow_makes_room_for_many_packets() {
         assert_eq!((queue.len(), queue.stats().overflowed), (pages, 0));
         push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
         assert_eq!(queue.stats().overflowed as usize, OVERFLOW_PAGES);
+        let fair = pages / sessions / 2;
+        let least = queue
+            .sessions
+            .iter()
+            .map(|session| session.held_pages)
+            .min();
+        assert!(least >= Some(fair), "{least:?} of {sessions}");
         for _ in 1..OVERFLOW_PAGES {
             push(&mut queue, 0, 0, &keys[0], &[0; 1400]);
         }
@@ -404,6 +411,59 @@ fn a_short_flow_loses_nothing_while_another_one_is_twice_as_long() {
         left += usize::from(packet[0]);
     }
     assert_eq!(left, shorter);
+}
+
+/// The longest one gives half of what is wanted, and the others have little.
+#[test]
+fn short_flows_lose_nothing_for_what_the_longest_cannot_free_alone() {
+    let mut queue = queue();
+    let pages = MEMORY_BYTES / 2048;
+    let keys = flows(31);
+    let (long, short, shorts) = (60, 10, 30);
+    for _ in 0..long {
+        push(&mut queue, 0, 1, &keys[shorts], &[0; 1400]);
+    }
+    for number in 0..short * shorts {
+        push(&mut queue, 0, 1, &keys[number % shorts], &[1; 1400]);
+    }
+    for _ in 0..pages - long - short * shorts {
+        push(&mut queue, 0, 2, &keys[0], &[2; 1400]);
+    }
+    push(&mut queue, 0, 2, &keys[0], &[2; 1400]);
+    assert_eq!(queue.stats().overflowed, 30);
+    let mut left = [0; 3];
+    while let Some((_, packet, _)) = pop(&mut queue, 0) {
+        left[usize::from(packet[0])] += 1;
+    }
+    assert_eq!(
+        left,
+        [30, short * shorts, pages + 1 - long - short * shorts]
+    );
+}
+
+/// RFC 8290 §4.2: a flow that was emptied goes through the old ones before it is new again.
+#[test]
+fn who_comes_back_again_and_again_is_not_always_first() {
+    let mut queue = FairQueue::new(1 << 24, SALT);
+    let [bulk, again] = flows(2)[..] else {
+        unreachable!()
+    };
+    for _ in 0..2_000 {
+        push(&mut queue, 0, 1, &bulk, &[0; 1400]);
+    }
+    let (mut waits, mut popped) = (0, [0; 2]);
+    for _ in 0..1_000 {
+        let from = usize::from(pop(&mut queue, 0).unwrap().1[0]);
+        popped[from] += 1;
+        waits -= from;
+        if waits == 0 && from == 0 {
+            // As much as goes before the others at once.
+            push(&mut queue, 0, 1, &again, &[1; 1400]);
+            push(&mut queue, 0, 1, &again, &[1; 1400]);
+            waits = 2;
+        }
+    }
+    assert!(popped[0] >= 450, "{popped:?}");
 }
 
 #[test]
