@@ -60,7 +60,8 @@ impl Backoff {
         }
     }
 
-    /// Something outside changed (an address, a route, a wake-up): the next wait is the shortest.
+    /// Something outside changed (an address, a route, a wake-up): the next wait is the shortest, but
+    /// not after an answer of a gateway that is broken whatever the network.
     pub(crate) fn hurry(&mut self) {
         self.failures = 0;
     }

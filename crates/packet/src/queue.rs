@@ -110,9 +110,13 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
     /// §4.1).
     #[must_use]
     pub fn new(memory_bytes: usize, salt: u64) -> Self {
+        Self::with_hasher(memory_bytes, FixedState::with_seed(salt))
+    }
+
+    fn with_hasher(memory_bytes: usize, hasher: FixedState) -> Self {
         Self {
             store: Store::new(memory_bytes),
-            hasher: FixedState::with_seed(salt),
+            hasher,
             flows: Vec::new(),
             free_flows: Vec::new(),
             sessions: Vec::new(),
@@ -216,9 +220,9 @@ impl<S: Copy + Eq + Hash> FairQueue<S> {
     pub fn trim(&mut self, now_us: u64) {
         let idle_us = now_us.saturating_sub(self.empty_since_us);
         if self.packets == 0 && self.store.touched_bytes() > 0 && idle_us >= KEEP_EMPTY_US {
-            let (hasher, stats) = (self.hasher.clone(), self.stats);
-            *self = Self::new(self.store.limit_bytes(), 0);
-            (self.hasher, self.stats) = (hasher, stats);
+            let stats = self.stats;
+            *self = Self::with_hasher(self.store.limit_bytes(), self.hasher.clone());
+            self.stats = stats;
         }
     }
 

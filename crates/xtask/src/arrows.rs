@@ -70,6 +70,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
         &[
             "api",
             "client",
+            "files",
             "masque",
             "model",
             "netlink",

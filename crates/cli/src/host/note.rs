@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -12,6 +12,9 @@ use masque_netlink::{Gro, HostRoute, Kernel, NetlinkError};
 use serde::{Deserialize, Serialize};
 
 use super::{pin::is_pin, routes::METRICS};
+
+/// It holds no secret: other attachments read it.
+const MODE: u32 = 0o644;
 
 /// The leftovers of one attachment.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ impl Note {
             return;
         }
         let text = serde_json::to_string(self).unwrap_or_default();
-        if let Err(error) = replace(path, &text) {
+        if let Err(error) = masque_files::replace(path, text.as_bytes(), MODE) {
             tracing::warn!(%error, "a crash would leave {self:?}");
         }
     }
@@ -109,13 +112,6 @@ impl Note {
             ours.for_each(|link| gro.adopt(link));
         }
     }
-}
-
-/// Whoever reads it meanwhile finds the former note or the new one, never half of one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
 }
 
 /// When a process started (proc(5), the 22nd value of its `stat`); `None` when it does not run.

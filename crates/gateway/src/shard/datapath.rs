@@ -350,21 +350,22 @@ impl Outward<'_> {
         // others pass.
         let apart = !may_wait_whole(port, key, packet.len(), gso);
         let waits = apart || waiting.holds(slot) || !room(port, key, packet.len(), gso);
-        let cut_to_bytes = fragment_to_bytes.or(apart.then_some(u16::MAX));
-        match (waits, cut_to_bytes) {
+        match (waits, fragment_to_bytes) {
             (false, None) => send_segments(port, key, packet, gso, false, figures),
             (true, None) => {
                 let flow = queue_key(header, packet);
-                waiting.push(at, (slot, &flow), packet, gso, figures);
+                let client = (slot, &flow);
+                if apart {
+                    waiting.push_segments(at, client, (packet, gso), self.whole, figures);
+                } else {
+                    waiting.push(at, client, packet, gso, figures);
+                }
             }
             (false, Some(mtu_bytes)) => {
                 send_fragments(port, key, (packet, gso), mtu_bytes, self.whole, figures);
             }
             (true, Some(mtu_bytes)) => {
-                let flow = match fragment_to_bytes {
-                    Some(_) => fragments_key(header),
-                    None => queue_key(header, packet),
-                };
+                let flow = fragments_key(header);
                 let waiting = |fragment: &[u8], figures: &mut ShardFigures| {
                     waiting.push(at, (slot, &flow), fragment, &GsoInfo::default(), figures);
                 };

@@ -41,8 +41,7 @@ pub(super) fn send_fragments(
     }
 }
 
-/// Gives the same fragments, one by one, to `keep`; the segments of a super-packet if `mtu_bytes` is
-/// the longest there is. `buffer` has room for two packets.
+/// Gives the same fragments, one by one, to `keep`. `buffer` has room for two packets.
 pub(super) fn keep_fragments(
     packet: (&[u8], &GsoInfo),
     mtu_bytes: u16,

@@ -6,7 +6,12 @@
 use std::time::Instant;
 
 use masque_gateway_core::SlotId;
-use masque_packet::{edit, flow::FlowKey, queue::FairQueue, segment::GsoInfo};
+use masque_packet::{
+    edit,
+    flow::FlowKey,
+    queue::FairQueue,
+    segment::{GsoInfo, segments},
+};
 
 use super::{
     Shard,
@@ -61,6 +66,26 @@ impl Waiting {
         let lost = self.queue.stats().overflowed;
         self.queue.push(self.micros(at), slot, flow, packet, gso);
         figures.queue_full += self.queue.stats().overflowed - lost;
+    }
+
+    /// The same for each segment of a super-packet, so that others may pass between them; each is
+    /// written to `buffer` first, which has room for a packet.
+    pub(super) fn push_segments(
+        &mut self,
+        at: Instant,
+        client: (SlotId, &FlowKey),
+        (packet, gso): (&[u8], &GsoInfo),
+        buffer: &mut [u8],
+        figures: &mut ShardFigures,
+    ) {
+        let Ok(mut segments) = segments(packet, gso) else {
+            figures.tun_bad_packets += 1;
+            return;
+        };
+        let whole = GsoInfo::default();
+        while let Some(bytes) = segments.write_next(buffer) {
+            self.push(at, client, &buffer[..bytes], &whole, figures);
+        }
     }
 
     /// Lets a client's packets try again: its connection may have room, or it has left.

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use masque_packet::{
     build::{TcpFields, build_tcp},
     ip::parse,
@@ -7,18 +9,21 @@ use masque_packet::{
 use super::*;
 use crate::shard::tests::Bench;
 
-/// How many packets wait after a super-packet of 45 came for a client in whose connection so many
-/// bytes may wait, and nothing does.
-fn waiting(room_bytes: usize) -> usize {
+/// How many packets wait after a super-packet of 45, from this address to itself, came for a client in
+/// whose connection so many bytes may wait, and nothing does.
+fn waiting(address: IpAddr, room_bytes: usize) -> usize {
     let mut bench = Bench::with_room(room_bytes);
     let (key, slot) = bench.tunnel();
     let shard = &mut bench.shard;
     let fields = TcpFields::default();
-    let (ours, theirs) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-    let packet = build_tcp(ours, theirs, 443, 5, &fields, &[0; 45 * 1360]);
+    let packet = build_tcp(address, address, 443, 5, &fields, &[0; 45 * 1360]);
     let header = parse(&packet).unwrap();
     let gso = GsoInfo {
-        kind: GsoKind::TcpV4,
+        kind: if address.is_ipv4() {
+            GsoKind::TcpV4
+        } else {
+            GsoKind::TcpV6
+        },
         segment_bytes: 1360,
         ..GsoInfo::default()
     };
@@ -38,6 +43,9 @@ fn waiting(room_bytes: usize) -> usize {
 
 #[test]
 fn a_super_packet_longer_than_may_wait_in_a_connection_waits_in_its_segments() {
-    assert_eq!(waiting(8 * 1024), 45);
-    assert_eq!(waiting(1024 * 1024), 0, "it goes at once");
+    for address in ["10.0.0.1", "2001:db8::1"] {
+        let address = address.parse().unwrap();
+        assert_eq!(waiting(address, 8 * 1024), 45);
+        assert_eq!(waiting(address, 1024 * 1024), 0, "it goes at once");
+    }
 }
