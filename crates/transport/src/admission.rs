@@ -11,8 +11,8 @@ pub struct Admission {
     /// Connections at one time, handshakes included; for one more the oldest that is not in use
     /// ([`unused`](Self::unused)) makes room, and if there is none it is refused.
     pub max_connections: usize,
-    /// Connections of one address (IPv6: one /64) at one time. Many clients behind one NAT share
-    /// an address.
+    /// Connections of one address (IPv6: one /64) at one time that are not in use. Those in use
+    /// belong to clients that showed who they are, of whom any number may share a NAT's address.
     pub max_connections_per_address: usize,
     /// Handshakes of addresses that have not been validated at one time. Beyond it a client is
     /// sent a Retry (RFC 9000 §8.1.2): it costs one round trip and shows that it is there.
@@ -67,7 +67,7 @@ pub(crate) enum Verdict {
 }
 
 /// The connections that count against [`Admission`]. Its tables have one entry for each address with
-/// a connection and two for each connection out of use, so at most `max_connections` of each.
+/// a connection not in use and two for each connection out of use, so at most `max_connections` of each.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     connections: usize,
@@ -79,11 +79,11 @@ pub(crate) struct Register {
     next_unused: u64,
 }
 
-/// The connections of one address.
+/// The connections of one address that are not in use.
 #[derive(Debug, Default)]
 struct OfAddress {
     connections: usize,
-    /// Those out of use, the oldest first, by their slots.
+    /// Those that were told to be out of use, the oldest first, by their slots.
     unused: BTreeMap<u64, u32>,
 }
 
@@ -106,6 +106,7 @@ pub(crate) struct Admitted {
     address: AddressKey,
     handshaking: bool,
     validated: bool,
+    in_use: bool,
     /// Its place among those out of use.
     unused: Option<u64>,
 }
@@ -165,6 +166,7 @@ impl Register {
             address,
             handshaking: true,
             validated,
+            in_use: false,
             unused: None,
         }
     }
@@ -177,16 +179,28 @@ impl Register {
             admitted.unused = Some(place);
             self.unused.insert(place, slot);
             let of_address = self.per_address.entry(admitted.address).or_default();
+            of_address.connections += usize::from(std::mem::take(&mut admitted.in_use));
             of_address.unused.insert(place, slot);
         }
     }
 
     /// A connection is in use.
     pub(crate) fn used(&mut self, admitted: &mut Admitted) {
-        if let Some(place) = admitted.unused.take() {
+        if std::mem::replace(&mut admitted.in_use, true) {
+            return;
+        }
+        let place = admitted.unused.take();
+        if let Some(place) = place {
             self.unused.remove(&place);
-            if let Some(of_address) = self.per_address.get_mut(&admitted.address) {
+        }
+        if let Entry::Occupied(mut entry) = self.per_address.entry(admitted.address) {
+            let of_address = entry.get_mut();
+            of_address.connections -= 1;
+            if let Some(place) = place {
                 of_address.unused.remove(&place);
+            }
+            if of_address.connections == 0 {
+                entry.remove();
             }
         }
     }
@@ -202,12 +216,6 @@ impl Register {
         self.handshake_done(&mut admitted);
         self.used(&mut admitted);
         self.connections -= 1;
-        if let Entry::Occupied(mut entry) = self.per_address.entry(admitted.address) {
-            entry.get_mut().connections -= 1;
-            if entry.get().connections == 0 {
-                entry.remove();
-            }
-        }
     }
 }
 
@@ -315,6 +323,11 @@ mod tests {
         admitted.iter_mut().for_each(|one| register.used(one));
         assert_eq!(oldest(&register, &third), None);
         assert_eq!(oldest(&register, &one), None);
+        assert!(register.per_address.is_empty(), "nothing is out of use");
+        register.used(&mut admitted[0]);
+        register.unused(&mut admitted[0], 0);
+        register.unused(&mut admitted[0], 0);
+        assert_eq!(register.of_address(&one), 1, "said twice");
         admitted.into_iter().for_each(|one| register.closed(one));
         assert!(register.per_address.is_empty() && register.unused.is_empty());
     }

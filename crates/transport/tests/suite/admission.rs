@@ -177,7 +177,8 @@ fn a_use_that_begins_again_is_no_idle_one() {
 
 #[test]
 fn strangers_keep_nobody_out() {
-    for (max_connections, max_connections_per_address) in [(10, 1000), (1000, 10)] {
+    // What is in use counts against the whole alone.
+    for (max_connections, max_connections_per_address) in [(10, 1000), (1000, 9)] {
         let mut pair = bounded(Admission {
             max_connections,
             max_connections_per_address,
@@ -211,8 +212,28 @@ fn strangers_keep_nobody_out() {
         assert!(pair.client.http_ref(newcomer).is_some());
         // Closing connections stay a little, so that their peers hear of it (RFC 9000 §10.2).
         pair.run_for(5 * SECOND);
-        assert!(pair.server.connections() <= 10);
+        let bound = max_connections.min(max_connections_per_address + 2);
+        assert!(pair.server.connections() <= bound);
     }
+}
+
+#[test]
+fn any_number_of_clients_share_an_address() {
+    let mut pair = bounded(Admission {
+        max_connections_per_address: 2,
+        unused: Some(UNUSED),
+        ..Admission::default()
+    });
+    for _ in 0..5 {
+        let (_, at_server, _) = pair.tunnel();
+        use_it(&mut pair, at_server, true);
+    }
+    let stats = pair.server.stats();
+    assert_eq!(
+        (stats.connections_evicted, stats.handshakes_refused),
+        (0, 0)
+    );
+    assert_eq!(connected(&pair), 5);
 }
 
 #[test]
