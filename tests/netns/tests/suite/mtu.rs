@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use masque_netns_tests::{
@@ -55,14 +55,13 @@ fn silence(router: &masque_testkit::Netns) {
 }
 
 /// The last words of an attachment over links of 1280, and how long it took to say them.
-fn refused(silent: bool) -> Option<(String, Duration)> {
+fn refused(silent: bool) -> Option<String> {
     let fabric = fabric(1500, 1500)?;
     set_gateway_link(&fabric, "1280");
     if silent {
         silence(&fabric.router);
     }
     let gateway = fabric.start_gateway();
-    let started = Instant::now();
     let client = Client::start(&fabric, &fabric.laptop, "laptop", VPC, &[]);
     let ended = client.end(Duration::from_secs(20));
     assert_eq!(ended.code, Some(69), "{}", ended.output);
@@ -76,21 +75,21 @@ fn refused(silent: bool) -> Option<(String, Duration)> {
     ] {
         assert!(last.contains(word), "{word}: {}", ended.output);
     }
-    Some((last, started.elapsed()))
+    Some(last)
 }
 
 #[test]
 fn links_of_1280_are_refused_in_words() {
-    let Some((last, took)) = refused(false) else {
+    let Some(last) = refused(false) else {
         return;
     };
+    // Told by ICMP: what is measured is "about" so much.
     assert!(last.contains("MTU is 1280 bytes"), "{last}");
-    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 #[test]
 fn links_of_1280_that_say_nothing_are_measured() {
-    let Some((last, _)) = refused(true) else {
+    let Some(last) = refused(true) else {
         return;
     };
     let found = (1250..=1280).any(|mtu| last.contains(&format!("MTU is about {mtu} bytes")));

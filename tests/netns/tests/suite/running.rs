@@ -14,7 +14,7 @@ use crate::{WORK_V4, WORK_V6, address, with_laptop};
 
 const VPC: &str = "production-vpc";
 /// Whatever breaks a device, packets flow again by then.
-const BACK_MAX: Duration = Duration::from_secs(2);
+const BACK_MAX: Duration = Duration::from_secs(15);
 /// Attachments of a folder that takes a while to carry out.
 const MANY: usize = 3000;
 
