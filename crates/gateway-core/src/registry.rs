@@ -71,7 +71,7 @@ pub struct Registry {
 struct Point {
     snapshot: Arc<Snapshot>,
     index: VpcIndex,
-    ids: BTreeMap<ObjectName, AttachmentId>,
+    ids: Arc<BTreeMap<ObjectName, AttachmentId>>,
     /// Places in `snapshot.attachments`.
     by_key: BTreeMap<ConnectorKey, usize>,
     tables: Arc<VpcTables>,

@@ -30,7 +30,7 @@ pub struct VpcTables {
     ingress_point: ObjectName,
     vpc: ObjectName,
     attachments: HashMap<AttachmentId, AttachmentTable, FixedState>,
-    ids: BTreeMap<ObjectName, AttachmentId>,
+    ids: Arc<BTreeMap<ObjectName, AttachmentId>>,
     policy: Policy,
     /// The nodes of the fabric: no packet of a client may go there.
     fabric: PrefixSet,
@@ -150,7 +150,7 @@ impl VpcTables {
         index: VpcIndex,
         epoch: u64,
         snapshot: &Snapshot,
-        ids: BTreeMap<ObjectName, AttachmentId>,
+        ids: Arc<BTreeMap<ObjectName, AttachmentId>>,
     ) -> Self {
         let attachments = snapshot.attachments.iter().filter_map(|attachment| {
             let table = AttachmentTable {

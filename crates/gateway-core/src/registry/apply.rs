@@ -67,7 +67,7 @@ impl Registry {
             })
             .map(|(name, _)| name.clone())
             .collect();
-        let mut vpcs = BTreeSet::new();
+        let (mut vpcs, mut rejudged) = (BTreeSet::new(), BTreeSet::new());
         for name in gone {
             vpcs.extend(self.remove_point(now, &name, &mut changes));
         }
@@ -75,17 +75,23 @@ impl Registry {
             let same = self.points.get(&name).is_some_and(|point| {
                 Arc::ptr_eq(&point.snapshot, &snapshot) || point.snapshot == snapshot
             });
-            if !same {
+            if same {
+                continue;
+            }
+            if self.rejudge(&snapshot) {
+                rejudged.insert(name.clone());
+            } else {
                 vpcs.insert(snapshot.vpc.clone());
                 self.replace_point(now, &snapshot, &mut changes);
-                changes.touched.push(name);
             }
+            changes.touched.push(name);
         }
         for vpc in &vpcs {
             self.refresh_book(now, vpc);
         }
         for name in changes.touched.clone() {
-            self.refresh_sessions(now, &name, &mut changes);
+            let sessions_too = !rejudged.contains(&name);
+            self.refresh_sessions(now, &name, sessions_too, &mut changes);
         }
         self.book.sweep(now);
         if !changes.touched.is_empty() {
@@ -149,6 +155,23 @@ impl Registry {
         Some(point.snapshot.vpc.clone())
     }
 
+    /// Swaps the Snapshot of an ingress point where only what packets are judged by is another: that
+    /// costs no walk over addresses and sessions, during which no session could begin. False if more is
+    /// another, and nothing has changed.
+    fn rejudge(&mut self, snapshot: &Arc<Snapshot>) -> bool {
+        let Some(point) = self.points.get_mut(&snapshot.ingress_point) else {
+            return false;
+        };
+        if !serves_the_same(&point.snapshot, snapshot) {
+            return false;
+        }
+        let tables = VpcTables::new(point.index, self.next_epoch, snapshot, point.ids.clone());
+        self.next_epoch += 1;
+        point.tables = Arc::new(tables);
+        point.snapshot = snapshot.clone();
+        true
+    }
+
     /// Swaps the Snapshot of one ingress point and ends the sessions of attachments that are gone
     /// or suspended.
     fn replace_point(&mut self, now: Now, snapshot: &Arc<Snapshot>, changes: &mut Changes) {
@@ -157,6 +180,7 @@ impl Registry {
         let index = former.map(|point| point.index);
         let sessions = former.map_or(0, |point| point.sessions);
         let (ids, new_ids) = self.intern(former, snapshot);
+        let ids = Arc::new(ids);
         self.next_attachment += new_ids;
         let index = index.unwrap_or_else(|| {
             let index = VpcIndex(self.next_vpc);
@@ -261,12 +285,22 @@ impl Registry {
         self.book.set_sites(now, vpc, &sites);
     }
 
-    /// Brings fixed addresses and the grants of the sessions of one ingress point up to date.
-    fn refresh_sessions(&mut self, now: Now, name: &ObjectName, changes: &mut Changes) {
+    /// Brings fixed addresses of one ingress point up to date, and with `sessions_too` the grants of
+    /// its sessions.
+    fn refresh_sessions(
+        &mut self,
+        now: Now,
+        name: &ObjectName,
+        sessions_too: bool,
+        changes: &mut Changes,
+    ) {
         let Some(snapshot) = self.points.get(name).map(|point| point.snapshot.clone()) else {
             return;
         };
         for attachment in &snapshot.attachments {
+            if !sessions_too && attachment.addresses.is_empty() {
+                continue;
+            }
             let Some(point) = self.points.get(name) else {
                 return;
             };
@@ -345,4 +379,31 @@ impl Registry {
         }
         self.tables = Arc::new(Tables::new(vpcs, self.tables.generation() + 1));
     }
+}
+
+/// Whether two Snapshots of an ingress point give the same attachments the same addresses and grants.
+fn serves_the_same(former: &Snapshot, next: &Snapshot) -> bool {
+    // A new field has to be judged here as well.
+    let Snapshot {
+        version: _,
+        ingress_point,
+        vpc,
+        listeners: _,
+        auth: _,
+        pools,
+        routes: _,
+        fabric: _,
+        bridge: _,
+        mtu_bytes,
+        sessions,
+        attachments,
+        rules: _,
+        drain_deadline_ms: _,
+    } = next;
+    former.ingress_point == *ingress_point
+        && former.vpc == *vpc
+        && former.pools == *pools
+        && former.mtu_bytes == *mtu_bytes
+        && former.sessions == *sessions
+        && former.attachments == *attachments
 }

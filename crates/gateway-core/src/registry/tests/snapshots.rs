@@ -163,6 +163,49 @@ fn fixed_addresses_conflict_visibly() {
 }
 
 #[test]
+fn other_rules_alone_judge_anew_and_touch_no_address() {
+    let mut first = snapshot("vpc", 3);
+    for at in [1, 2] {
+        first.attachments[at].addresses = vec![ip("10.200.0.77")];
+    }
+    let mut registry = Registry::new(RegistryConfig::default());
+    registry.apply(at(0), vec![Arc::new(first.clone())]);
+    let grant = registry.admit(at(0), &request(1, 0)).unwrap().grant;
+    let (before, addresses) = (registry.tables().clone(), registry.export_addresses(at(1)));
+    let edited = next(&first, |next| next.rules.clear());
+    let changes = registry.apply(at(1), vec![edited.clone()]);
+    assert_eq!(changes.touched, [name("vpc-gateway")]);
+    assert!(changes.ended.is_empty() && changes.updated.is_empty());
+    assert_eq!(changes.conflicts.len(), 1, "it is still there, and told");
+    assert_eq!(registry.export_addresses(at(1)), addresses);
+    assert_eq!(registry.session(grant.session), Some(&grant));
+    let vpc = |tables: &Tables| tables.find("vpc").unwrap().clone();
+    let (before, after) = (vpc(&before), vpc(&changes.tables));
+    assert_ne!(before.epoch(), after.epoch());
+    assert_eq!(before.index(), after.index());
+    assert_eq!(after.snapshot_version(), 2);
+    // The next edit is measured by this one.
+    let same = registry.apply(at(2), vec![edited]);
+    assert!(same.touched.is_empty());
+}
+
+#[test]
+fn other_limits_are_no_matter_of_rules_alone() {
+    let first = snapshot("vpc", 2);
+    let mut registry = registry(&[&first]);
+    registry.admit(at(0), &request(1, 0)).unwrap();
+    let narrow = next(&first, |next| next.mtu_bytes = Some(1400));
+    let changes = registry.apply(at(1), vec![narrow.clone()]);
+    assert_eq!(changes.updated[0].mtu_bytes, Some(1400));
+    let restless = next(&narrow, |next| next.sessions.address_quarantine_ms = 0);
+    registry.apply(at(2), vec![restless.clone()]);
+    let without_it = next(&restless, |next| next.attachments.truncate(0));
+    registry.apply(at(3), vec![without_it]);
+    // By the former limit they would rest for ten seconds.
+    assert!(registry.export_addresses(at(3)).holdings.is_empty());
+}
+
+#[test]
 fn a_snapshot_that_cannot_run_leaves_the_former_one() {
     let good = snapshot("vpc", 2);
     let mut registry = registry(&[&good]);
