@@ -1,6 +1,6 @@
 //! Whatever is done to good manifests, the outcome is objects and problems.
 
-use std::{fmt::Write, sync::LazyLock, time::Instant};
+use std::{fmt::Write, sync::LazyLock};
 
 use kube::core::cel::{Validator, apply_defaults};
 use proptest::prelude::*;
@@ -127,7 +127,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn no_edit_panics_or_takes_long(
+    fn no_edit_panics(
         edits in prop::collection::vec(edit(), 1..6),
         which in 0..5_usize,
     ) {
@@ -139,14 +139,12 @@ proptest! {
         for edit in &edits {
             files[which].1 = apply(&files[which].1, edit);
         }
-        let start = Instant::now();
         let manifests = parse(&files);
         let after = compile(&manifests.resources, NOW, &Options::standalone(), &before.snapshots);
         for point in &manifests.resources.ingress_points {
             let options = crate::children::ChildOptions::default();
             crate::children::build(&point.object, &options);
         }
-        prop_assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
         for problem in manifests.problems.iter().chain(&after.problems) {
             let line = problem.to_string();
             prop_assert!(!line.contains('\n'), "{line:?}");
