@@ -41,6 +41,9 @@ pub struct Options {
     /// Ingress points and attachments may refer to a VPC of another namespace: standalone mode,
     /// where one person owns the folder.
     pub cross_namespace_vpcs: bool,
+    /// A name in a policy that leads nowhere is an error, not something that may come later:
+    /// standalone mode, where the folder is all there is.
+    pub names_must_exist: bool,
     /// Secrets that are there, besides those of the resources.
     pub secrets: BTreeSet<ObjectName>,
 }
@@ -51,6 +54,7 @@ impl Options {
         Self {
             shared_host: true,
             cross_namespace_vpcs: true,
+            names_must_exist: true,
             ..Self::default()
         }
     }

@@ -56,3 +56,34 @@ pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::exit::status;
+
+    #[test]
+    fn a_policy_with_an_unknown_name_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("starter");
+        crate::init::ready(&dir);
+        check(&dir).unwrap();
+        let file = dir.join("vpc-access-policy.yaml");
+        let good = fs::read_to_string(&file).unwrap();
+        let deny = "    - {name: no, action: Deny, connectors: {names: [labtop]}}\n";
+        let target = good.replace("      name: production\n", "      name: prodution\n");
+        assert_ne!(target, good);
+        for bad in [good.clone() + deny, target] {
+            fs::write(&file, bad).unwrap();
+            let fatal = check(&dir).unwrap_err();
+            assert_eq!(fatal.status(), status::DATA);
+            assert!(matches!(fatal, Fatal::Invalid { errors: 1, .. }), "{fatal}");
+            let problems = source::load(&dir, &[]).unwrap().compiled.problems;
+            let line = problems[0].to_string();
+            assert!(line.starts_with("vpc-access-policy.yaml:"), "{line}");
+            assert!(line.contains("; did you mean "), "{line}");
+        }
+    }
+}

@@ -40,21 +40,8 @@ impl Compiler<'_> {
                 refused.insert(sourced.name());
                 continue;
             };
-            for (i, kind, target) in &policy.targets {
-                let (word, known) = match kind {
-                    PolicyTargetKind::VPCIngressPoint => ("VPCIngressPoint", &points),
-                    PolicyTargetKind::ConnectorAttachment => ("ConnectorAttachment", &attachments),
-                };
-                let retained =
-                    *kind == PolicyTargetKind::VPCIngressPoint && drafts.contains_key(target);
-                if !known.contains(target) && !retained {
-                    let hint = connectors::meant(target, known.iter(), "correct the name");
-                    let field = format!("spec.targetRefs[{i}].name");
-                    let message = format_args!("there is no {word} {target}");
-                    report.warn(&field, Reason::TargetNotFound, message, hint);
-                }
-            }
-            check_connectors(&policy, &connectors, &mut report);
+            self.check_targets(&policy, (&points, &attachments), drafts, &mut report);
+            self.check_connectors(&policy, &connectors, &mut report);
             for (point, draft) in drafts.iter_mut() {
                 let total = names.entry(point.clone()).or_default();
                 let old = self.old_rules(point);
@@ -73,6 +60,69 @@ impl Compiler<'_> {
         for draft in drafts.values_mut() {
             let key = |rule: &Rule| (rule.policy.clone(), rule.name.clone());
             draft.snapshot.rules.sort_by_key(key);
+        }
+    }
+
+    /// A target that does not exist is left out; the others have the rules.
+    fn check_targets(
+        &self,
+        policy: &CheckedPolicy,
+        (points, attachments): (&BTreeSet<ObjectName>, &BTreeSet<ObjectName>),
+        drafts: &Drafts,
+        report: &mut Report<'_>,
+    ) {
+        for (i, kind, target) in &policy.targets {
+            let (kind, known) = match kind {
+                PolicyTargetKind::VPCIngressPoint => (Kind::VPCIngressPoint, points),
+                PolicyTargetKind::ConnectorAttachment => (Kind::ConnectorAttachment, attachments),
+            };
+            let retained = kind == Kind::VPCIngressPoint && drafts.contains_key(target);
+            if !known.contains(target) && !retained {
+                let field = format!("spec.targetRefs[{i}].name");
+                let hint = connectors::meant(target, known.iter(), "correct the name");
+                self.unresolved((kind, target), (&field, hint), report);
+            }
+        }
+    }
+
+    /// Names of connectors that do not exist match nobody, which is rarely meant.
+    fn check_connectors(
+        &self,
+        policy: &CheckedPolicy,
+        connectors: &Connectors<'_>,
+        report: &mut Report<'_>,
+    ) {
+        for rule in &policy.rules {
+            let names = rule.connectors.as_ref().map_or(&[][..], |(names, _)| names);
+            for (i, name) in names.iter().enumerate() {
+                let name = ObjectName::new(&policy.name.namespace, name);
+                if !connectors.contains_key(&name) {
+                    let field = format!("spec.rules[{}].connectors.names[{i}]", rule.index);
+                    let hint = connectors::meant(&name, connectors.keys(), "correct the name");
+                    self.unresolved((Kind::Connector, &name), (&field, hint), report);
+                }
+            }
+        }
+    }
+
+    /// A name of a policy leads nowhere. The policy is in force with the names that are known: who
+    /// deletes a Connector does not open what a Deny closes to others.
+    fn unresolved(
+        &self,
+        (kind, name): (Kind, &ObjectName),
+        (field, hint): (&str, String),
+        report: &mut Report<'_>,
+    ) {
+        let reason = match kind {
+            Kind::Connector => Reason::ConnectorNotFound,
+            _ => Reason::TargetNotFound,
+        };
+        let message = format_args!("there is no {kind} {name}");
+        // One that is there and cannot be read at present is told of where it stands.
+        if self.options.names_must_exist && !self.unread(kind, name) {
+            report.error(field, reason, message, hint);
+        } else {
+            report.warn(field, reason, message, hint);
         }
     }
 
@@ -98,22 +148,6 @@ impl Compiler<'_> {
                 if keep && draft.snapshot.rules.len() < MAX_RULES {
                     draft.snapshot.rules.push(rule.clone());
                 }
-            }
-        }
-    }
-}
-
-/// Names of connectors that do not exist match nothing, which is rarely meant.
-fn check_connectors(policy: &CheckedPolicy, connectors: &Connectors<'_>, report: &mut Report<'_>) {
-    for rule in &policy.rules {
-        let names = rule.connectors.as_ref().map_or(&[][..], |(names, _)| names);
-        for (i, name) in names.iter().enumerate() {
-            let name = ObjectName::new(&policy.name.namespace, name);
-            if !connectors.contains_key(&name) {
-                let field = format!("spec.rules[{}].connectors.names[{i}]", rule.index);
-                let message = format_args!("there is no Connector {name}");
-                let hint = connectors::meant(&name, connectors.keys(), "correct the name");
-                report.warn(&field, Reason::ConnectorNotFound, message, hint);
             }
         }
     }

@@ -78,14 +78,16 @@ impl Reader<'_> {
         }
         match classify(api_version, kind) {
             Class::Read(kind) => self.known(node, path, kind, name),
-            Class::Foreign(hint) => {
-                let message = format!("the kind {kind} of {api_version} is not read");
-                let line = node.field("kind").map_or(node.line, |kind| kind.line);
-                self.report(
-                    object,
-                    Severity::Warning,
-                    finding(line, &join(path, "kind"), message, hint),
-                );
+            Class::Misspelled(meant) => {
+                // What it was before the typo stays in force.
+                self.remember_unreadable(Some(meant), name);
+                let hint = format!("did you mean {meant}?");
+                let finding = not_read(node, path, (api_version, kind), hint);
+                self.report(object, Severity::Error, finding);
+            }
+            Class::Foreign => {
+                let finding = not_read(node, path, (api_version, kind), "");
+                self.report(object, Severity::Warning, finding);
             }
             Class::WrongVersion => {
                 let message = format!("{api_version:?} is not where {kind} is");
@@ -111,6 +113,8 @@ impl Reader<'_> {
                 }
             }
             _ => {
+                // Whatever was in it may be in force.
+                self.manifests.resources.incomplete = true;
                 let hint = "write the objects as documents separated by ---";
                 let message = "a List needs items".to_owned();
                 self.report(
@@ -223,8 +227,10 @@ impl Reader<'_> {
 enum Class {
     /// A kind that is read.
     Read(Kind),
-    /// Somebody else's kind, with a hint.
-    Foreign(String),
+    /// Somebody else's kind.
+    Foreign,
+    /// No kind of our group, and probably meant to be this one.
+    Misspelled(Kind),
     /// Our kind in another group or version.
     WrongVersion,
 }
@@ -238,18 +244,27 @@ fn classify(api_version: &str, kind: &str) -> Class {
         _ => {}
     }
     match kind_named(kind) {
-        Some(Kind::Secret) | None => {
-            let ours = Kind::OURS.iter().map(|kind| kind.as_str());
-            let meant = suggest::closest(kind, ours).filter(|_| group == GROUP);
-            Class::Foreign(
-                meant
-                    .map(|m| format!("did you mean {m}?"))
-                    .unwrap_or_default(),
-            )
+        Some(Kind::Secret) | None if group == GROUP => {
+            let here = Kind::OURS.iter().chain([&Kind::Connector]);
+            let meant = suggest::closest(kind, here.map(|kind| kind.as_str()));
+            let meant = meant.and_then(kind_named);
+            meant.map_or(Class::Foreign, Class::Misspelled)
         }
+        Some(Kind::Secret) | None => Class::Foreign,
         Some(kind) if api_version == API_VERSION => Class::Read(kind),
         Some(_) => Class::WrongVersion,
     }
+}
+
+fn not_read(
+    node: &Node,
+    path: &str,
+    (api_version, kind): (&str, &str),
+    hint: impl Into<String>,
+) -> Finding {
+    let line = node.field("kind").map_or(node.line, |kind| kind.line);
+    let message = format!("the kind {kind} of {api_version} is not read");
+    finding(line, &join(path, "kind"), message, hint)
 }
 
 fn kind_named(kind: &str) -> Option<Kind> {

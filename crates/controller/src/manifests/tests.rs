@@ -211,7 +211,7 @@ fn kinds_are_told_apart() {
     assert_eq!(
         one("networking.datumapis.com/v1alpha1", "VPCIngresPoint"),
         [
-            "a.yaml:2: warning: VPCIngresPoint default/a: kind: the kind VPCIngresPoint of \
+            "a.yaml:2: VPCIngresPoint default/a: kind: the kind VPCIngresPoint of \
           networking.datumapis.com/v1alpha1 is not read; did you mean VPCIngressPoint?"
         ]
     );
@@ -224,6 +224,63 @@ fn kinds_are_told_apart() {
     );
     assert!(problems("kind: VPC\nmetadata: {name: a}\n")[0].contains("apiVersion is missing"));
     assert!(problems("- a\n- b\n")[0].contains("kind is missing"));
+}
+
+#[test]
+fn an_object_whose_kind_has_a_typo_is_remembered() {
+    let typos = [
+        ("VPCAccesPolicy", Kind::VPCAccessPolicy),
+        ("vpcIngressPoint", Kind::VPCIngressPoint),
+        ("ConnectorAttachement", Kind::ConnectorAttachment),
+        ("Conector", Kind::Connector),
+    ];
+    let one = |kind: &str, metadata: &str| {
+        let version = "networking.datumapis.com/v1alpha1";
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {metadata}\n");
+        parse(&[file("a.yaml", &text)])
+    };
+    for (typo, meant) in typos {
+        let manifests = one(typo, "{name: a, namespace: n}");
+        assert_eq!(manifests.problems.len(), 1, "{typo}");
+        let problem = &manifests.problems[0];
+        assert!(problem.is_error(), "{problem}");
+        assert_eq!(problem.hint, format!("did you mean {meant}?"));
+        let expected = [(meant, ObjectName::new("n", "a"))].into();
+        assert_eq!(manifests.resources.unreadable, expected, "{typo}");
+        assert!(!manifests.resources.incomplete);
+        // Without a name it may have been any of them.
+        let nameless = one(typo, "{}").resources;
+        assert!(nameless.incomplete && nameless.unreadable.is_empty());
+    }
+}
+
+#[test]
+fn other_kinds_of_our_group_are_somebody_elses() {
+    let kinds = [
+        "Network",
+        "NetworkPolicy",
+        "Subnet",
+        "Location",
+        "Domain",
+        "HTTPProxy",
+        "TrafficProtectionPolicy",
+        "ConnectorClass",
+        "ConnectorAdvertisement",
+        "Secret",
+    ];
+    for kind in kinds {
+        let text = format!(
+            "apiVersion: networking.datumapis.com/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\n"
+        );
+        let manifests = parse(&[file("a.yaml", &text)]);
+        let problem = &manifests.problems[0];
+        assert!(!problem.is_error(), "{problem}");
+        assert_eq!(problem.hint, "", "{problem}");
+        assert!(manifests.resources.unreadable.is_empty());
+        assert!(!manifests.resources.incomplete);
+    }
+    // A resemblance in another group is a coincidence.
+    assert!(problems("apiVersion: v1\nkind: Conector\n")[0].contains("warning: "));
 }
 
 #[test]
@@ -272,6 +329,24 @@ fn a_list_is_its_items() {
     assert_eq!(
         (good.problems.len(), good.resources.attachments.len()),
         (0, 1)
+    );
+}
+
+#[test]
+fn a_list_without_items_may_have_held_anything() {
+    for rest in ["", "itmes: []\n", "items:\n", "items: {a: b}\n"] {
+        let text = format!("apiVersion: v1\nkind: List\n{rest}");
+        let manifests = parse(&[file("a.yaml", &text)]);
+        assert_eq!(manifests.problems.len(), 1, "{rest}");
+        let problem = &manifests.problems[0];
+        assert!(problem.is_error(), "{problem}");
+        assert_eq!(problem.message, "a List needs items");
+        assert!(manifests.resources.incomplete, "{rest}");
+    }
+    let empty = parse(&[file("a.yaml", "apiVersion: v1\nkind: List\nitems: []\n")]);
+    assert_eq!(
+        (empty.problems.len(), empty.resources.incomplete),
+        (0, false)
     );
 }
 

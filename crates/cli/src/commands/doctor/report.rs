@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
-/// Everything that is looked at, in the order in which it is shown.
+/// Everything that is looked at, in the order in which it is shown: the first failure is the cause of
+/// what follows, so that the clock comes before the certificate, which a wrong one makes look expired.
 const CHECKS: [&str; 11] = [
-    "key", "profile", "name", "udp", "tls", "clock", "auth", "device", "routes", "mtu", "echo",
+    "key", "profile", "name", "udp", "clock", "tls", "auth", "device", "routes", "mtu", "echo",
 ];
 
 /// What was found.
@@ -133,6 +134,22 @@ mod tests {
         assert_eq!(lines[0], "ok    key      here");
         assert_eq!(lines[3], "FAIL  udp      blocked; open it");
         assert_eq!(lines[10], "-     echo     not tried");
+    }
+
+    #[test]
+    fn a_wrong_clock_is_the_cause_of_a_certificate_that_is_not_valid() {
+        let mut report = Report::default();
+        report.fail("tls", &Failure::new(Exit::Unavailable, "not valid yet", ""));
+        report.fail("clock", &Failure::new(Exit::Config, "it is 1970", "set it"));
+        report.finish();
+        assert_eq!(report.exit(), Some(Exit::Config));
+        let text = report.text();
+        let failed: Vec<&str> = text.lines().filter(|l| l.starts_with("FAIL")).collect();
+        let expected = [
+            "FAIL  clock    it is 1970; set it",
+            "FAIL  tls      not valid yet",
+        ];
+        assert_eq!(failed, expected);
     }
 
     #[test]

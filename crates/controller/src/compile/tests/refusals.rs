@@ -336,9 +336,9 @@ fn fields_of_a_policy() {
     }
 }
 
-#[test]
-fn references_of_a_policy() {
-    let text = point("prod", 1, "")
+/// A policy with a target, a connector and a prefix that lead nowhere.
+fn lost() -> String {
+    point("prod", 1, "")
         + &connector("laptop", 1)
         + &attachment("a", "laptop", "prod", "")
         + &policy(
@@ -346,22 +346,101 @@ fn references_of_a_policy() {
             "prod",
             "  - {name: r, connectors: {names: [labtop]}, prefixes: [{cidr: 172.16.0.0/12}]}\n",
         )
-        + &policy("q", "prot", "  - {name: r}\n");
+        + &policy("q", "prot", "  - {name: r}\n")
+}
+
+#[test]
+fn references_of_a_policy() {
+    let text = lost();
     let compiled = compiled(&text);
+    let line = |word: &str| text.lines().position(|line| line.contains(word)).unwrap() + 1;
+    let errors: Vec<_> = compiled.problems.iter().filter(|p| p.is_error()).collect();
     let expected = [
-        Reason::RouteOutsideVPC,
-        Reason::ConnectorNotFound,
-        Reason::TargetNotFound,
+        format!(
+            "test.yaml:{}: VPCAccessPolicy default/p: spec.rules[0].connectors.names[0]: there is no \
+             Connector default/labtop; did you mean laptop?",
+            line("labtop")
+        ),
+        format!(
+            "test.yaml:{}: VPCAccessPolicy default/q: spec.targetRefs[0].name: there is no \
+             VPCIngressPoint default/prot; did you mean prod?",
+            line("name: prot}")
+        ),
     ];
-    let is: BTreeSet<_> = reasons(&compiled).into_iter().collect();
-    assert_eq!(is, expected.into());
-    assert!(compiled.problems.iter().all(|problem| !problem.is_error()));
+    let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(told, expected);
+    assert!(reasons(&compiled).contains(&Reason::RouteOutsideVPC));
+    assert_eq!(compiled.problems.len(), 3);
     // A name that leads nowhere matches nobody: never everybody.
     assert_eq!(
         compiled.snapshots[0].rules[0].attachments,
         AttachmentSet::Some(Vec::new())
     );
     assert_eq!(compiled.snapshots[0].rules.len(), 1);
+}
+
+#[test]
+fn in_a_cluster_what_a_policy_names_may_come_later() {
+    let manifests = parse(&[("test.yaml".to_owned(), lost())]);
+    let cluster = compile(&manifests.resources, NOW, &Options::default(), &[]);
+    let expected = [
+        Reason::RouteOutsideVPC,
+        Reason::ConnectorNotFound,
+        Reason::TargetNotFound,
+    ];
+    let is: BTreeSet<_> = reasons(&cluster).into_iter().collect();
+    assert_eq!(is, expected.into());
+    assert!(cluster.problems.iter().all(|problem| !problem.is_error()));
+    assert_eq!(cluster.snapshots, compiled(&lost()).snapshots);
+}
+
+#[test]
+fn a_policy_is_in_force_with_the_names_that_are_known() {
+    let phone = connector("phone", 2);
+    let text = point("prod", 1, "")
+        + &connector("laptop", 1)
+        + &phone
+        + &attachment("a", "laptop", "prod", "")
+        + &policy(
+            "p",
+            "prod}, {kind: ConnectorAttachment, name: gone",
+            "  - {name: r, action: Deny, connectors: {names: [phone, laptop]}}\n",
+        );
+    let both = compiled(&text);
+    assert_eq!(reasons(&both), [Reason::TargetNotFound]);
+    let after = after(&text.replace(&phone, ""), &both.snapshots);
+    let expected = [Reason::ConnectorNotFound, Reason::TargetNotFound];
+    assert_eq!(
+        reasons(&after).into_iter().collect::<BTreeSet<_>>(),
+        expected.into()
+    );
+    assert!(after.problems.iter().all(Problem::is_error));
+    assert_eq!(after.snapshots, both.snapshots);
+    assert_eq!(
+        after.snapshots[0].rules[0].attachments,
+        AttachmentSet::Some(vec![ObjectName::new("default", "a")])
+    );
+}
+
+#[test]
+fn a_name_of_what_cannot_be_read_is_no_second_error() {
+    let text = lost().replace(
+        "  vpcRef: {name: prod-vpc}\n  l",
+        "  vpcReff: {name: prod-vpc}\n  l",
+    );
+    let text = text.replace("labtop", "laptop").replace("prot", "prod");
+    let text = text.replace("status: {connectionDetails", "status: [{connectionDetails");
+    let text = text.replace("'}}}", "'}}}]");
+    let manifests = parse(&[("test.yaml".to_owned(), text)]);
+    assert!(!manifests.resources.unreadable.is_empty());
+    let compiled = compile(&manifests.resources, NOW, &Options::standalone(), &[]);
+    let about_policies = |problem: &&Problem| {
+        [Reason::ConnectorNotFound, Reason::TargetNotFound].contains(&problem.reason)
+            && problem.object.as_ref().unwrap().kind == "VPCAccessPolicy"
+    };
+    let told: Vec<_> = compiled.problems.iter().filter(about_policies).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|problem| !problem.is_error()), "{told:?}");
 }
 
 #[test]

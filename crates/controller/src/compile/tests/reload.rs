@@ -91,6 +91,38 @@ fn a_typo_in_a_policy_keeps_its_rules() {
 }
 
 #[test]
+fn a_typo_in_a_kind_keeps_its_object_in_force() {
+    let by_label = "connectors: {selector: {matchLabels: {team: laptop}}}";
+    let text = base().replace("action: Deny", &format!("action: Deny, {by_label}"));
+    let first = compiled(&text).snapshots;
+    assert_eq!(first[0].rules[0].action, Action::Deny);
+    for (kind, typo) in [
+        ("kind: VPCIngressPoint\nm", "kind: VPCIngresPoint\nm"),
+        ("kind: VPCAccessPolicy\nm", "kind: VPCAccesPolicy\nm"),
+        ("kind: ConnectorAttachment\n", "kind: ConectorAttachment\n"),
+        ("kind: Connector\n", "kind: Conector\n"),
+    ] {
+        assert!(text.contains(kind), "{kind}");
+        let edited = text.replace(kind, typo);
+        assert_eq!(reloaded(&edited, &first).snapshots, first, "{typo}");
+    }
+    // Removing another object by intention works beside it.
+    let edited = text
+        .replace("kind: VPCAccessPolicy\nm", "kind: VPCAccesPolicy\nm")
+        .replace(&attachment("a", "laptop", "prod", ""), "");
+    let second = reloaded(&edited, &first).snapshots;
+    assert_eq!(second[0].attachments, []);
+    assert_eq!(second[0].rules.len(), 1);
+}
+
+#[test]
+fn a_list_without_items_removes_nothing() {
+    let first = compiled(&base()).snapshots;
+    let list = "---\napiVersion: v1\nkind: List\nitmes: []\n";
+    assert_eq!(reloaded(list, &first).snapshots, first);
+}
+
+#[test]
 fn a_typo_in_an_attachment_keeps_its_session() {
     let first = compiled(&base()).snapshots;
     let with = |more| {
