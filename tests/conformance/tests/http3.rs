@@ -173,7 +173,7 @@ fn n17_early_data_is_not_offered() {
     with_gateway(|dial| async move {
         let client = dial.ready().await;
         client.tunnel().await;
-        // Tickets, if there are any, came with the handshake's end.
+        // Tickets came with the handshake's end; the raw client would use early data that one allows.
         let connecting = dial.reconnect(&client);
         assert!(
             connecting.into_0rtt().is_err(),
