@@ -121,6 +121,21 @@ fn n43_a_name_that_does_not_resolve_is_told() {
 }
 
 #[test]
+fn n43_a_target_outside_the_routes_is_prohibited() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        for target in ["203.0.113.0%2F24", "203.0.113.7", "2001%3Adb8%3A%3A1"] {
+            let path = format!("/vpc/production-vpc/masque/ip/{target}/*/");
+            let (_send, mut reader) = client.request(&connect_ip(&path)).await;
+            let head = reader.head().await;
+            assert_eq!(frames::status(&head), 403, "{target}");
+            let why = frames::field(&head, "proxy-status").expect("Proxy-Status");
+            assert!(why.contains("error=destination_ip_prohibited"), "{why}");
+        }
+    });
+}
+
+#[test]
 fn n45_n46_a_scope_limits_routes_and_packets() {
     with_gateway(|dial| async move {
         let client = dial.ready().await;
