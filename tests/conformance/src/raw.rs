@@ -101,9 +101,18 @@ where
     };
     fabric.connector("laptop");
     fabric.manifests.attach("laptop", "production-vpc");
+    with_fabric(&fabric, test);
+}
+
+/// As [`with_gateway_process`], in a fabric where the connector `laptop` is attached to production.
+#[track_caller]
+pub fn with_fabric<F>(fabric: &Fabric, test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Send)
+where
+    F: Future<Output = ()>,
+{
     let gateway = Arc::new(fabric.start_gateway());
-    let dialer = Dialer::new(&fabric, "laptop");
-    run(&fabric, || test(dialer, gateway));
+    let dialer = Dialer::new(fabric, "laptop");
+    run(fabric, || test(dialer, gateway));
 }
 
 /// Runs a test in the client's namespace.
@@ -140,7 +149,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(fabric: &Fabric, connector: &str) -> Self {
+    /// With the key of a connector that the fabric made.
+    pub fn new(fabric: &Fabric, connector: &str) -> Self {
         let key = fabric.folder().join(connector).join("key.pem");
         let connector = ConnectorIdentity::load(&key).unwrap();
         Self {

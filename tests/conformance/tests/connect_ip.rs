@@ -14,14 +14,16 @@ use masque_conformance::{
         self, ADDRESS_ASSIGN, ADDRESS_REQUEST, PATH, ROUTE_ADVERTISEMENT, USUAL, capsule,
         connect_ip, control,
     },
-    with_gateway,
+    with_fabric, with_gateway,
 };
+use masque_netns_tests::{Fabric, eventually};
 use masque_packet::{
     build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp},
     ip,
 };
 use masque_protocol::{Capsule, CapsuleDecoder, Scope};
 
+const H3_NO_ERROR: u64 = 0x100;
 const H3_INTERNAL_ERROR: u64 = 0x102;
 const H3_MESSAGE_ERROR: u64 = 0x10e;
 
@@ -132,6 +134,49 @@ fn n43_a_target_outside_the_routes_is_prohibited() {
             let why = frames::field(&head, "proxy-status").expect("Proxy-Status");
             assert!(why.contains("error=destination_ip_prohibited"), "{why}");
         }
+    });
+}
+
+/// RFC 9484 §4.1: a proxy that gives up a tunnel closes its stream; until then the addresses stay.
+#[test]
+fn n13_n44_an_idle_tunnel_ends_and_its_address_is_free_again() {
+    let Some(mut fabric) = Fabric::new() else {
+        return;
+    };
+    for name in ["laptop", "phone"] {
+        fabric.connector(name);
+        fabric.manifests.attach(name, "production-vpc");
+    }
+    let production = fabric.manifests.production();
+    production.pools = vec!["10.0.100.4/32".into()];
+    for field in ["idleTimeout", "resumeWindow", "addressQuarantine"] {
+        production.sessions.push(format!("{field}: 1s"));
+    }
+    let phone = Dialer::new(&fabric, "phone");
+    with_fabric(&fabric, |dial, gateway| async move {
+        let client = dial.ready().await;
+        let (_send, mut reader, mine) = client.tunnel().await;
+        assert_eq!(mine[0], (ADDRESS_ASSIGN, vec![0, 4, 10, 0, 100, 4, 32]));
+        assert_eq!(reader.reset_code().await, H3_NO_ERROR);
+        let ends = || {
+            let metrics = gateway.metrics();
+            let idle = ["reason=\"idle_timeout\""];
+            metrics.sum("masque_gateway_session_ends_total", &idle)
+        };
+        eventually("the end is counted", || ends() == 1);
+        assert_eq!(gateway.sessions(), 0);
+        assert_eq!(client.connection.close_reason(), None, "the tunnel alone");
+        // The one address there is rests, and is another client's then.
+        let other = phone.ready().await;
+        let theirs = loop {
+            let (_send, mut reader) = other.request(&connect_ip(PATH)).await;
+            match reader.status().await {
+                200 => break reader.capsules(1).await,
+                status => assert_eq!(status, 503),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!(theirs[0], mine[0]);
     });
 }
 
