@@ -22,6 +22,7 @@ use masque_packet::{
     ip,
 };
 use masque_protocol::{Capsule, CapsuleDecoder, Scope};
+use masque_testkit::Capture;
 
 const H3_NO_ERROR: u64 = 0x100;
 const H3_INTERNAL_ERROR: u64 = 0x102;
@@ -360,6 +361,63 @@ fn n60_n61_the_probe_of_1280_bytes_is_answered() {
         let answer = receive(&client).await;
         assert_eq!((answer.len(), answer[40]), (1280, 129));
     });
+}
+
+/// Longer than what any session over links of 1500 carries, and not too long for the fabric.
+const TOO_BIG_BYTES: usize = 1460;
+
+/// RFC 9484 §10.1: a packet that no datagram holds is dropped and reported, and not sent as a capsule.
+#[test]
+fn n64_a_packet_too_big_is_reported_and_no_capsule() {
+    let Some(mut fabric) = Fabric::new() else {
+        return;
+    };
+    fabric.connector("laptop");
+    fabric.manifests.attach("laptop", "production-vpc");
+    let ping_back = "{name: ping-back, direction: FromVPC, ports: [{protocol: ICMP}]}";
+    let production = fabric.manifests.production();
+    production.rules.push(ping_back.into());
+    let workload = fabric.work_1p.clone();
+    with_fabric(&fabric, |dial, gateway| async move {
+        let client = dial.ready().await;
+        let (mut send, mut reader, capsules) = client.tunnel().await;
+        let (ipv4, ipv6) = addresses(&capsules);
+        let wire = Capture::open(&workload, "eth0");
+        let ping = |to: IpAddr, bytes: usize| {
+            let (to, data) = (to.to_string(), (bytes - headers(to)).to_string());
+            let args = ["-c", "1", "-W", "1", "-M", "do", "-s", &data, &to];
+            let _unanswered = workload.command("ping", &args).output().unwrap();
+        };
+        ping(ipv4, TOO_BIG_BYTES);
+        // Fragmentation needed: type 3, code 4.
+        let icmp = |p: &[u8]| p[0] >> 4 == 4 && p[9] == 1 && p[20..22] == [3, 4];
+        let told = wire.next(Duration::from_secs(2), icmp).expect("IPv4");
+        let mtu = usize::from(u16::from_be_bytes([told[26], told[27]]));
+        assert!((1280..TOO_BIG_BYTES).contains(&mtu), "{mtu}");
+        ping(ipv6, TOO_BIG_BYTES);
+        // Packet too big: type 2.
+        let icmp = |p: &[u8]| p[0] >> 4 == 6 && p[6] == 58 && p[40] == 2;
+        let told = wire.next(Duration::from_secs(2), icmp).expect("IPv6");
+        let mtu = usize::from(u16::from_be_bytes([told[46], told[47]]));
+        assert!((1280..TOO_BIG_BYTES).contains(&mtu), "{mtu}");
+        assert_eq!(gateway.dropped("production-vpc", "packet_too_big"), 2);
+
+        // Capsules keep their order: there was none before the answer to this.
+        let any_ipv4 = [1, 4, 0, 0, 0, 0, 32];
+        let request = capsule(ADDRESS_REQUEST, &any_ipv4);
+        send.write_all(&request).await.unwrap();
+        let answer = reader.capsules(1).await;
+        assert_eq!((answer.len(), answer[0].0), (1, ADDRESS_ASSIGN));
+        // And no datagram before a packet that fits, which waits for no other.
+        ping(ipv4, 84);
+        let packet = receive(&client).await;
+        assert_eq!((packet.len(), packet[9], packet[20]), (84, 1, 8));
+    });
+}
+
+/// Of IP and of an ICMP echo.
+fn headers(to: IpAddr) -> usize {
+    if to.is_ipv4() { 28 } else { 48 }
 }
 
 #[test]
