@@ -9,6 +9,7 @@
 )]
 
 mod concealed;
+mod datagram_frames;
 pub mod frames;
 mod names;
 mod raw;
@@ -16,6 +17,7 @@ mod server;
 mod wire;
 
 pub use concealed::Claim;
+pub use datagram_frames::DatagramForm;
 pub use masque_netns_tests::Links;
 pub use names::{Names, with_names};
 pub use raw::{

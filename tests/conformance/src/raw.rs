@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use masque_client::ConnectorIdentity;
@@ -14,6 +14,7 @@ use quinn::{
 };
 
 use crate::{
+    datagram_frames::{DatagramForm, FormedDatagrams},
     frames::{self, USUAL, control},
     wire::{PATIENCE, Reader, Wire},
 };
@@ -162,6 +163,22 @@ impl Dialer {
 
     /// A connection on which nothing was sent yet.
     pub async fn connect(&self, shape: Shape) -> RawClient {
+        self.connect_by(shape, Arc::new).await
+    }
+
+    /// The same, with every DATAGRAM frame in this form; and how many such frames were sent.
+    pub async fn connect_with_frames(&self, form: DatagramForm) -> (RawClient, Arc<AtomicUsize>) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let crypto = |inner| FormedDatagrams::over(inner, form, Arc::clone(&sent));
+        let client = self.connect_by(Shape::default(), crypto).await;
+        (client, sent)
+    }
+
+    async fn connect_by<C: quinn::crypto::ClientConfig + 'static>(
+        &self,
+        shape: Shape,
+        crypto: impl FnOnce(QuicClientConfig) -> Arc<C>,
+    ) -> RawClient {
         let tls = ClientTls {
             trust: self.trust.clone(),
             identity: shape.certificate.then(|| self.identity.clone()),
@@ -169,14 +186,14 @@ impl Dialer {
         let mut tls = Arc::unwrap_or_clone(tls.build().unwrap());
         // Our client never asks for early data. This one does, wherever a ticket allows it.
         tls.enable_early_data = true;
-        let crypto = QuicClientConfig::try_from(tls).unwrap();
+        let crypto = crypto(QuicClientConfig::try_from(tls).unwrap());
         let mut transport = TransportConfig::default();
         let initial = shape.initial_bytes;
         transport.initial_mtu(initial).min_mtu(initial);
         if !shape.datagrams {
             transport.datagram_receive_buffer_size(None);
         }
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut config = ClientConfig::new(crypto);
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
         let gateway = "192.0.2.1:4433".parse().unwrap();
