@@ -9,6 +9,7 @@
 )]
 
 mod concealed;
+mod datagram_frames;
 pub mod frames;
 mod names;
 mod raw;
@@ -16,8 +17,11 @@ mod server;
 mod wire;
 
 pub use concealed::Claim;
+pub use datagram_frames::DatagramForm;
 pub use masque_netns_tests::Links;
 pub use names::{Names, with_names};
-pub use raw::{Dialer, RawClient, Shape, with_gateway, with_gateway_over, with_gateway_process};
+pub use raw::{
+    Dialer, RawClient, Shape, with_fabric, with_gateway, with_gateway_over, with_gateway_process,
+};
 pub use server::{ASSIGNED, Opened, ROUTES, RawServer, SETTINGS, event, ok, with_client};
 pub use wire::{Reader, Wire};

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use masque_client::ConnectorIdentity;
@@ -14,6 +14,7 @@ use quinn::{
 };
 
 use crate::{
+    datagram_frames::{DatagramForm, FormedDatagrams},
     frames::{self, USUAL, control},
     wire::{PATIENCE, Reader, Wire},
 };
@@ -101,9 +102,18 @@ where
     };
     fabric.connector("laptop");
     fabric.manifests.attach("laptop", "production-vpc");
+    with_fabric(&fabric, test);
+}
+
+/// As [`with_gateway_process`], in a fabric where the connector `laptop` is attached to production.
+#[track_caller]
+pub fn with_fabric<F>(fabric: &Fabric, test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Send)
+where
+    F: Future<Output = ()>,
+{
     let gateway = Arc::new(fabric.start_gateway());
-    let dialer = Dialer::new(&fabric, "laptop");
-    run(&fabric, || test(dialer, gateway));
+    let dialer = Dialer::new(fabric, "laptop");
+    run(fabric, || test(dialer, gateway));
 }
 
 /// Runs a test in the client's namespace.
@@ -140,7 +150,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(fabric: &Fabric, connector: &str) -> Self {
+    /// With the key of a connector that the fabric made.
+    pub fn new(fabric: &Fabric, connector: &str) -> Self {
         let key = fabric.folder().join(connector).join("key.pem");
         let connector = ConnectorIdentity::load(&key).unwrap();
         Self {
@@ -152,18 +163,37 @@ impl Dialer {
 
     /// A connection on which nothing was sent yet.
     pub async fn connect(&self, shape: Shape) -> RawClient {
+        self.connect_by(shape, Arc::new).await
+    }
+
+    /// The same, with every DATAGRAM frame in this form; and how many such frames were sent.
+    pub async fn connect_with_frames(&self, form: DatagramForm) -> (RawClient, Arc<AtomicUsize>) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let crypto = |inner| FormedDatagrams::over(inner, form, Arc::clone(&sent));
+        let client = self.connect_by(Shape::default(), crypto).await;
+        (client, sent)
+    }
+
+    async fn connect_by<C: quinn::crypto::ClientConfig + 'static>(
+        &self,
+        shape: Shape,
+        crypto: impl FnOnce(QuicClientConfig) -> Arc<C>,
+    ) -> RawClient {
         let tls = ClientTls {
             trust: self.trust.clone(),
             identity: shape.certificate.then(|| self.identity.clone()),
         };
-        let crypto = QuicClientConfig::try_from(tls.build().unwrap()).unwrap();
+        let mut tls = Arc::unwrap_or_clone(tls.build().unwrap());
+        // Our client never asks for early data. This one does, wherever a ticket allows it.
+        tls.enable_early_data = true;
+        let crypto = crypto(QuicClientConfig::try_from(tls).unwrap());
         let mut transport = TransportConfig::default();
         let initial = shape.initial_bytes;
         transport.initial_mtu(initial).min_mtu(initial);
         if !shape.datagrams {
             transport.datagram_receive_buffer_size(None);
         }
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut config = ClientConfig::new(crypto);
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
         let gateway = "192.0.2.1:4433".parse().unwrap();

@@ -14,14 +14,17 @@ use masque_conformance::{
         self, ADDRESS_ASSIGN, ADDRESS_REQUEST, PATH, ROUTE_ADVERTISEMENT, USUAL, capsule,
         connect_ip, control,
     },
-    with_gateway,
+    with_fabric, with_gateway,
 };
+use masque_netns_tests::{Fabric, eventually};
 use masque_packet::{
     build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp},
     ip,
 };
 use masque_protocol::{Capsule, CapsuleDecoder, Scope};
+use masque_testkit::Capture;
 
+const H3_NO_ERROR: u64 = 0x100;
 const H3_INTERNAL_ERROR: u64 = 0x102;
 const H3_MESSAGE_ERROR: u64 = 0x10e;
 
@@ -117,6 +120,64 @@ fn n43_a_name_that_does_not_resolve_is_told() {
         assert!(matches!(frames::status(&head), 502 | 504));
         let why = frames::field(&head, "proxy-status").expect("Proxy-Status");
         assert!(why.contains("error=dns_"), "{why}");
+    });
+}
+
+#[test]
+fn n43_a_target_outside_the_routes_is_prohibited() {
+    with_gateway(|dial| async move {
+        let client = dial.ready().await;
+        for target in ["203.0.113.0%2F24", "203.0.113.7", "2001%3Adb8%3A%3A1"] {
+            let path = format!("/vpc/production-vpc/masque/ip/{target}/*/");
+            let (_send, mut reader) = client.request(&connect_ip(&path)).await;
+            let head = reader.head().await;
+            assert_eq!(frames::status(&head), 403, "{target}");
+            let why = frames::field(&head, "proxy-status").expect("Proxy-Status");
+            assert!(why.contains("error=destination_ip_prohibited"), "{why}");
+        }
+    });
+}
+
+/// RFC 9484 §4.1: a proxy that gives up a tunnel closes its stream; until then the addresses stay.
+#[test]
+fn n13_n44_an_idle_tunnel_ends_and_its_address_is_free_again() {
+    let Some(mut fabric) = Fabric::new() else {
+        return;
+    };
+    for name in ["laptop", "phone"] {
+        fabric.connector(name);
+        fabric.manifests.attach(name, "production-vpc");
+    }
+    let production = fabric.manifests.production();
+    production.pools = vec!["10.0.100.4/32".into()];
+    for field in ["idleTimeout", "resumeWindow", "addressQuarantine"] {
+        production.sessions.push(format!("{field}: 1s"));
+    }
+    let phone = Dialer::new(&fabric, "phone");
+    with_fabric(&fabric, |dial, gateway| async move {
+        let client = dial.ready().await;
+        let (_send, mut reader, mine) = client.tunnel().await;
+        assert_eq!(mine[0], (ADDRESS_ASSIGN, vec![0, 4, 10, 0, 100, 4, 32]));
+        assert_eq!(reader.reset_code().await, H3_NO_ERROR);
+        let ends = || {
+            let metrics = gateway.metrics();
+            let idle = ["reason=\"idle_timeout\""];
+            metrics.sum("masque_gateway_session_ends_total", &idle)
+        };
+        eventually("the end is counted", || ends() == 1);
+        assert_eq!(gateway.sessions(), 0);
+        assert_eq!(client.connection.close_reason(), None, "the tunnel alone");
+        // The one address there is rests, and is another client's then.
+        let other = phone.ready().await;
+        let theirs = loop {
+            let (_send, mut reader) = other.request(&connect_ip(PATH)).await;
+            match reader.status().await {
+                200 => break reader.capsules(1).await,
+                status => assert_eq!(status, 503),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!(theirs[0], mine[0]);
     });
 }
 
@@ -300,6 +361,63 @@ fn n60_n61_the_probe_of_1280_bytes_is_answered() {
         let answer = receive(&client).await;
         assert_eq!((answer.len(), answer[40]), (1280, 129));
     });
+}
+
+/// Longer than what any session over links of 1500 carries, and not too long for the fabric.
+const TOO_BIG_BYTES: usize = 1460;
+
+/// RFC 9484 §10.1: a packet that no datagram holds is dropped and reported, and not sent as a capsule.
+#[test]
+fn n64_a_packet_too_big_is_reported_and_no_capsule() {
+    let Some(mut fabric) = Fabric::new() else {
+        return;
+    };
+    fabric.connector("laptop");
+    fabric.manifests.attach("laptop", "production-vpc");
+    let ping_back = "{name: ping-back, direction: FromVPC, ports: [{protocol: ICMP}]}";
+    let production = fabric.manifests.production();
+    production.rules.push(ping_back.into());
+    let workload = fabric.work_1p.clone();
+    with_fabric(&fabric, |dial, gateway| async move {
+        let client = dial.ready().await;
+        let (mut send, mut reader, capsules) = client.tunnel().await;
+        let (ipv4, ipv6) = addresses(&capsules);
+        let wire = Capture::open(&workload, "eth0");
+        let ping = |to: IpAddr, bytes: usize| {
+            let (to, data) = (to.to_string(), (bytes - headers(to)).to_string());
+            let args = ["-c", "1", "-W", "1", "-M", "do", "-s", &data, &to];
+            let _unanswered = workload.command("ping", &args).output().unwrap();
+        };
+        ping(ipv4, TOO_BIG_BYTES);
+        // Fragmentation needed: type 3, code 4.
+        let icmp = |p: &[u8]| p[0] >> 4 == 4 && p[9] == 1 && p[20..22] == [3, 4];
+        let told = wire.next(Duration::from_secs(2), icmp).expect("IPv4");
+        let mtu = usize::from(u16::from_be_bytes([told[26], told[27]]));
+        assert!((1280..TOO_BIG_BYTES).contains(&mtu), "{mtu}");
+        ping(ipv6, TOO_BIG_BYTES);
+        // Packet too big: type 2.
+        let icmp = |p: &[u8]| p[0] >> 4 == 6 && p[6] == 58 && p[40] == 2;
+        let told = wire.next(Duration::from_secs(2), icmp).expect("IPv6");
+        let mtu = usize::from(u16::from_be_bytes([told[46], told[47]]));
+        assert!((1280..TOO_BIG_BYTES).contains(&mtu), "{mtu}");
+        assert_eq!(gateway.dropped("production-vpc", "packet_too_big"), 2);
+
+        // Capsules keep their order: there was none before the answer to this.
+        let any_ipv4 = [1, 4, 0, 0, 0, 0, 32];
+        let request = capsule(ADDRESS_REQUEST, &any_ipv4);
+        send.write_all(&request).await.unwrap();
+        let answer = reader.capsules(1).await;
+        assert_eq!((answer.len(), answer[0].0), (1, ADDRESS_ASSIGN));
+        // And no datagram before a packet that fits, which waits for no other.
+        ping(ipv4, 84);
+        let packet = receive(&client).await;
+        assert_eq!((packet.len(), packet[9], packet[20]), (84, 1, 8));
+    });
+}
+
+/// Of IP and of an ICMP echo.
+fn headers(to: IpAddr) -> usize {
+    if to.is_ipv4() { 28 } else { 48 }
 }
 
 #[test]

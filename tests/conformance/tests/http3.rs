@@ -6,13 +6,18 @@
     reason = "helpers of tests: a broken assumption ends the test"
 )]
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use masque_conformance::{
-    Dialer, RawClient, Shape,
+    DatagramForm, Dialer, RawClient, Shape,
     frames::{self, PATH, USUAL, capsule, connect_ip, control, frame, headers},
     with_gateway,
 };
+use masque_packet::build::build_icmp_echo;
 
 const H3_NO_ERROR: u64 = 0x100;
 const H3_REQUEST_CANCELLED: u64 = 0x10c;
@@ -56,6 +61,30 @@ fn n02_a_client_without_datagrams_gets_no_tunnel() {
         // The connection is fine: the gateway sent no DATAGRAM frame, which would have ended it.
         let (_send, mut reader) = client.request(&connect_ip(PATH)).await;
         assert_eq!(reader.status().await, 400);
+    });
+}
+
+#[test]
+fn n04_datagram_frames_with_and_without_length_are_taken() {
+    with_gateway(|dial| async move {
+        for form in [DatagramForm::WithLength, DatagramForm::WithoutLength] {
+            let (mut client, sent) = dial.connect_with_frames(form).await;
+            client.open_control(&control(&USUAL)).await;
+            let (_send, _reader, capsules) = client.tunnel().await;
+            // An ADDRESS_ASSIGN: request id 0, IPv4, the address.
+            let [0, 4, a, b, c, d, ..] = capsules[0].1[..] else {
+                panic!("{capsules:?}")
+            };
+            let own = IpAddr::from([a, b, c, d]);
+            let echo = build_icmp_echo(own, IpAddr::from([10, 0, 1, 10]), 7, 1, b"hello");
+            let datagram = [&[0, 0][..], &echo].concat();
+            client.connection.send_datagram(datagram.into()).unwrap();
+            let answer =
+                tokio::time::timeout(Duration::from_secs(5), client.connection.read_datagram());
+            let answer = answer.await.expect("an answer in time").unwrap();
+            assert_eq!((answer[11], answer[22]), (1, 0), "an echo reply");
+            assert_eq!(sent.load(Ordering::Relaxed), 1, "{form:?}");
+        }
     });
 }
 
@@ -173,7 +202,7 @@ fn n17_early_data_is_not_offered() {
     with_gateway(|dial| async move {
         let client = dial.ready().await;
         client.tunnel().await;
-        // Tickets, if there are any, came with the handshake's end.
+        // Tickets came with the handshake's end; the raw client would use early data that one allows.
         let connecting = dial.reconnect(&client);
         assert!(
             connecting.into_0rtt().is_err(),

@@ -10,7 +10,7 @@ use std::{
 use masque_testkit::{Lab, Netns};
 use tempfile::TempDir;
 
-use crate::{Client, Gateway, Manifests};
+use crate::{Client, Gateway, Manifests, skip::skip};
 
 /// The SRv6 block; a locator is `BLOCK:NODE::/64`.
 const BLOCK: &str = "fd00:0:1";
@@ -103,8 +103,7 @@ impl Fabric {
     #[track_caller]
     pub fn with_vrfs() -> Option<Self> {
         if Lab::available().is_ok() && !has_vrf() {
-            eprintln!("SKIPPED: this kernel has no VRF; `tests/guest/run` boots one that has");
-            return None;
+            return skip("this kernel has no VRF; `tests/guest/run` boots one that has");
         }
         let mut fabric = Self::build(Links::default(), Decapsulation::Vrf)?;
         for point in &mut fabric.manifests.points {
@@ -115,14 +114,13 @@ impl Fabric {
 
     #[track_caller]
     fn build(links: Links, decapsulation: Decapsulation) -> Option<Self> {
-        if let Err(skip) = Lab::available() {
-            eprintln!("{skip}");
-            return None;
+        if let Err(unavailable) = Lab::available() {
+            let line = unavailable.to_string();
+            return skip(line.trim_start_matches("SKIPPED: "));
         }
         for (program, package) in PROGRAMS {
             if Command::new(program).arg("-V").output().is_err() {
-                eprintln!("SKIPPED: needs `{program}` (Debian: {package})");
-                return None;
+                return skip(&format!("needs `{program}` (Debian: {package})"));
             }
         }
         let place = Place::wait();

@@ -11,7 +11,7 @@
 //! replies with `encap.red`: one outer IPv6 header and no SRH.
 //!
 //! Whatever cannot be set up fails the test that asked for it. A machine where no fabric can be
-//! built says so in one `SKIPPED:` line.
+//! built says so in one `SKIPPED:` line, or fails them where `MASQUE_MUST_RUN` is set.
 #![allow(
     clippy::panic,
     clippy::expect_used,
@@ -25,6 +25,7 @@ mod gateway;
 mod manifests;
 mod process;
 mod programs;
+mod skip;
 mod traffic;
 mod wait;
 

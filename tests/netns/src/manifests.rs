@@ -60,8 +60,8 @@ pub struct IngressPoint {
     pub rules: Vec<String>,
     /// One SID for both families (End.DT46) instead of one for each.
     pub one_sid: bool,
-    /// `sessions.maxTotal`.
-    pub max_total: Option<u32>,
+    /// Fields of `sessions`, each one flow of YAML such as `maxTotal: 1`.
+    pub sessions: Vec<String>,
 }
 
 impl Manifests {
@@ -165,7 +165,7 @@ impl IngressPoint {
             routes: Vec::new(),
             rules: PRODUCTION_RULES.iter().map(|&r| r.to_owned()).collect(),
             one_sid: false,
-            max_total: None,
+            sessions: Vec::new(),
         }
     }
 
@@ -192,9 +192,7 @@ impl IngressPoint {
         } else {
             format!("      localSIDIPv4: \"fd00:0:1:3:d00{number}::\"\n")
         };
-        let max_total = self
-            .max_total
-            .map_or_else(String::new, |max| format!("maxTotal: {max}"));
+        let sessions = self.sessions.join(", ");
         format!(
             "{GROUP}
 kind: VPCIngressPoint
@@ -219,7 +217,7 @@ spec:
         - {{prefix: \"fd20:{number}0:0:1::/64\", sid: \"fd00:0:1:1:e00{number}::\"}}
         - {{prefix: 10.0.2.0/24, sid: \"fd00:0:1:2:{ipv4}00{number}::\"}}
         - {{prefix: \"fd20:{number}0:0:2::/64\", sid: \"fd00:0:1:2:e00{number}::\"}}
-  sessions: {{{max_total}}}
+  sessions: {{{sessions}}}
   drain: {{deadline: 5s}}
 "
         )

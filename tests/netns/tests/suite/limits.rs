@@ -39,7 +39,8 @@ fn max_total_refuses_the_next_session_in_words() {
     let Some(mut fabric) = with_both() else {
         return;
     };
-    fabric.manifests.production().max_total = Some(1);
+    let production = fabric.manifests.production();
+    production.sessions.push("maxTotal: 1".into());
     let gateway = fabric.start_gateway();
     let first = fabric.attach(&fabric.laptop, "laptop", VPC);
     let second = Client::start(&fabric, &fabric.phone, "phone", VPC, &[]);

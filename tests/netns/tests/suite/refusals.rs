@@ -62,7 +62,9 @@ fn what_the_manifests_do_not_allow() {
 
     let outside = ["--target", "203.0.113.0/24"];
     let ended = refused(&fabric, &fabric.laptop, "laptop", VPC, &outside);
-    assert!(matches!(ended.code, Some(77 | 78)), "{}", ended.output);
+    let words = ["HTTP 403", VPC, "target", "outside the routes"];
+    told(&ended, 77, &words);
+    assert_eq!(refusals(&gateway, "target_outside_routes"), 1, "no retry");
     assert_eq!(gateway.sessions(), 0);
 }
 
