@@ -87,10 +87,13 @@ fn a_turn_takes_no_more_commands_than_its_budget() {
 }
 
 /// Many small datagrams, which come in few QUIC packets.
-fn datagrams_of_a_client(count: impl Fn(&Bench) -> u64) {
+fn datagrams_of_a_client(has_tunnel: bool, count: impl Fn(&Bench) -> u64) {
     const DATAGRAMS: u64 = 1500;
     let mut bench = Bench::with_room(ROOM_BYTES);
     let (key, _) = bench.open(grant());
+    if !has_tunnel {
+        bench.shard.tunnels.remove(key).unwrap();
+    }
     let client = &mut bench.client;
     let sent = |client: &Machine| client.connection_stats(key.conn).unwrap().datagrams_sent;
     for _ in 0..DATAGRAMS {
@@ -109,7 +112,12 @@ fn datagrams_of_a_client(count: impl Fn(&Bench) -> u64) {
 
 #[test]
 fn a_turn_takes_no_more_datagrams_of_clients_than_its_budget() {
-    datagrams_of_a_client(|bench| bench.shard.figures.tun_missing);
+    datagrams_of_a_client(true, |bench| bench.shard.figures.tun_missing);
+}
+
+#[test]
+fn datagrams_for_no_tunnel_count_as_well() {
+    datagrams_of_a_client(false, |bench| bench.shard.figures.unclaimed);
 }
 
 #[test]
