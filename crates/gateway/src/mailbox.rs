@@ -16,6 +16,8 @@ use masque_packet::segment::GsoInfo;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::command::{Command, HandedPacket};
+#[cfg(test)]
+pub(crate) use ring::MAX_HANDED_PACKETS;
 use ring::Ring;
 
 /// Commands that may wait for one shard: four for each session that a registry takes
@@ -141,7 +143,7 @@ mod tests {
     fn both_queues_are_bounded() {
         let mailbox = Mailbox::new().unwrap();
         let hand_over = |vpc| mailbox.hand_over(VpcIndex(vpc), &GsoInfo::default(), &[0x45]);
-        let places = u32::try_from(ring::MAX_HANDED_PACKETS).unwrap();
+        let places = u32::try_from(MAX_HANDED_PACKETS).unwrap();
         for vpc in 0..places {
             assert!(hand_over(vpc));
         }

@@ -64,7 +64,10 @@ impl Shard {
         let mut more = false;
         for port in &mut self.ports {
             let mut left = DATAGRAMS_A_TURN;
-            while let Some((conn, stream, payload)) = port.machine.poll_datagram() {
+            while left > 0
+                && let Some((conn, stream, payload)) = port.machine.poll_datagram()
+            {
+                left -= 1;
                 let key = TunnelKey {
                     port: port.number(),
                     conn,
@@ -74,25 +77,21 @@ impl Shard {
                     self.figures.unclaimed += 1;
                     continue;
                 };
-                if let Ok(packet) = tunnel.protocol.handle_datagram(payload) {
-                    let mut inward = Inward {
-                        plane: &mut self.plane,
-                        vpcs: &mut self.vpcs,
-                        reply: &mut self.scratch.reply,
-                        whole: &mut self.scratch.whole,
-                    };
-                    if let Some(answer) = inward.packet(tunnel, &packet, now, &mut self.figures) {
-                        send_packet(port, key, answer, &mut self.figures);
-                    }
-                } else {
+                let Ok(packet) = tunnel.protocol.handle_datagram(payload) else {
                     self.figures.unknown_context += 1;
-                }
-                left -= 1;
-                if left == 0 {
-                    more = true;
-                    break;
+                    continue;
+                };
+                let mut inward = Inward {
+                    plane: &mut self.plane,
+                    vpcs: &mut self.vpcs,
+                    reply: &mut self.scratch.reply,
+                    whole: &mut self.scratch.whole,
+                };
+                if let Some(answer) = inward.packet(tunnel, &packet, now, &mut self.figures) {
+                    send_packet(port, key, answer, &mut self.figures);
                 }
             }
+            more |= left == 0;
         }
         for vpc in self.vpcs.values_mut() {
             vpc.flush();

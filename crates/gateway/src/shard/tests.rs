@@ -1,7 +1,10 @@
 //! A shard turned by hand, with a client on the loopback.
 
+mod budgets;
+pub(super) mod served;
+
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ pub(super) struct Bench {
     client: Machine,
     socket: UdpSocket,
     seen: Vec<http3::Event>,
+    /// Datagrams that the client got.
+    datagrams: usize,
 }
 
 fn grant() -> Grant {
@@ -56,6 +61,17 @@ fn grant() -> Grant {
     }
 }
 
+fn connect_ip() -> http3::RequestHead {
+    http3::RequestHead {
+        method: "CONNECT".to_owned(),
+        protocol: Some("connect-ip".to_owned()),
+        scheme: Some("https".to_owned()),
+        authority: Some("gateway.test".to_owned()),
+        path: Some("/.well-known/masque/ip/*/*/".to_owned()),
+        fields: vec![http3::Field::new("capsule-protocol", "?1")],
+    }
+}
+
 fn loopback() -> SocketOptions {
     SocketOptions::new(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))
 }
@@ -75,10 +91,12 @@ impl Bench {
 
     /// The same with a shard in whose connections so many bytes may wait.
     pub(super) fn with_room(bytes: usize) -> Self {
-        let mut bench = Self::new();
+        let mut config = MachineConfig::new([7; 32], [8; 32]);
+        // More than that in any round trip time.
+        config.tuning.initial_window_packets = 60_000;
+        let mut bench = Self::with(config);
         let tuning = &mut bench.server.tuning;
         tuning.send_queue.ceiling_bytes = bytes;
-        // More than that in any round trip time.
         tuning.initial_window_packets = 60_000;
         bench
     }
@@ -102,6 +120,7 @@ impl Bench {
             client: Machine::client(client, http3::Config::default(), epoch),
             socket: UdpSocket::bind(&loopback()).unwrap(),
             seen: Vec::new(),
+            datagrams: 0,
         }
     }
 
@@ -176,6 +195,53 @@ impl Bench {
         (key, slot)
     }
 
+    /// A tunnel that the client knows, too.
+    pub(super) fn open(&mut self, grant: Grant) -> (TunnelKey, SlotId) {
+        let key = self.connected();
+        let has_settings = |bench: &Self| {
+            let http = bench.client.http_ref(key.conn);
+            http.is_some_and(http3::Connection::datagrams_ready)
+        };
+        self.until(has_settings);
+        let stream = self.client.request(key.conn, &connect_ip(), false).unwrap();
+        assert_eq!(stream, key.stream);
+        let http = self.client.http(key.conn).unwrap();
+        http.accept_datagrams(stream);
+        self.take_request();
+        let origin = tunnels::Origin {
+            method: Method::ConcealedKey,
+            authority: String::new(),
+        };
+        let at = Instant::now();
+        self.shard.open_tunnel(0, key, (grant, origin), at);
+        let answered = |event: &http3::Event| matches!(event, http3::Event::Response { .. });
+        self.until(|bench| bench.seen.iter().any(answered));
+        (key, self.shard.tunnels.at(key).unwrap().slot)
+    }
+
+    /// Takes the client's request before the shard sees it, which would ask who it is.
+    fn take_request(&mut self) {
+        let start = Instant::now();
+        loop {
+            assert!(start.elapsed() < PATIENCE, "no request came");
+            let now = Instant::now();
+            self.socket.flush(&mut self.client, now, 64).unwrap();
+            let port = &mut self.shard.ports[0];
+            port.ready = true;
+            port.receive(now, &mut self.shard.figures);
+            port.machine.handle_timeouts(now);
+            while let Some(event) = port.machine.poll_event() {
+                if let Event::Http {
+                    event: http3::Event::Request { .. },
+                    ..
+                } = event
+                {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Turns both until the fact is true.
     pub(super) fn until(&mut self, mut fact: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
@@ -183,16 +249,24 @@ impl Bench {
             assert!(start.elapsed() < PATIENCE, "saw {:?}", self.seen);
             self.shard.wait(Some(Duration::from_millis(1)));
             self.shard.turn();
-            let now = Instant::now();
-            self.socket.recv_batch(&mut self.client, now, 64).unwrap();
-            self.client.handle_timeouts(now);
-            while let Some(event) = self.client.poll_event() {
-                if let Event::Http { event, .. } = event {
-                    self.seen.push(event);
-                }
-            }
-            self.socket.flush(&mut self.client, now, 64).unwrap();
+            self.client_turns();
         }
+    }
+
+    /// A turn of the client.
+    fn client_turns(&mut self) {
+        let now = Instant::now();
+        self.socket.recv_batch(&mut self.client, now, 64).unwrap();
+        self.client.handle_timeouts(now);
+        while let Some(event) = self.client.poll_event() {
+            if let Event::Http { event, .. } = event {
+                self.seen.push(event);
+            }
+        }
+        while self.client.poll_datagram().is_some() {
+            self.datagrams += 1;
+        }
+        self.socket.flush(&mut self.client, now, 64).unwrap();
     }
 
     fn goaways(&self) -> Vec<u64> {
