@@ -150,11 +150,13 @@ fn problems(
     problems
 }
 
-/// Says which tests a run that is compared skipped: lines for the list that `scripts/test` ends with.
+/// Says which tests a run that is compared skipped; a line of it is for the list that `scripts/test`
+/// ends with.
 fn tell_skips(run: &Run) {
     for (reason, tests) in &run.skips {
-        let tests = listed(tests);
-        eprintln!("SKIPPED: {PAGE} is taken at its word for {tests}: {reason}");
+        eprintln!("conformance: did not run here: {}", listed(tests));
+        let count = tests.len();
+        eprintln!("SKIPPED: {count} tests of {PAGE}, which is taken at its word: {reason}");
     }
 }
 
