@@ -1,14 +1,19 @@
 //! `docs/conformance.md`: every requirement by number, and the tests that prove it.
 //!
 //! A test proves number 53 by being called `n53_…`. The page is made from a run of the tests, so it
-//! says what passes, not what exists. Numbers without a test are in `docs/conformance.exceptions`.
+//! says what passes, not what exists; a test that skipped itself proves nothing. Numbers without a
+//! test are in `docs/conformance.exceptions`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::Path,
     process::{Command, Stdio},
 };
+
+mod run;
+
+use run::{Results, Run, Verdict};
 
 use crate::Outcome;
 
@@ -28,39 +33,24 @@ struct Requirement {
 pub(crate) fn regenerate(check: bool, from: Option<&str>) -> Outcome {
     let requirements = requirements().map_err(|e| vec![e])?;
     let exceptions = exceptions().map_err(|e| vec![e])?;
-    let printed = tests_printed(from).map_err(|e| vec![e])?;
-    let results = results(&printed);
-    let mut problems = Vec::new();
-    for requirement in &requirements {
-        let tests = results.get(&requirement.number);
-        let excepted = exceptions.contains_key(&requirement.number);
-        if tests.is_none() && !excepted {
-            problems.push(format!(
-                "number {} has no test n{:02}_… and no line in {EXCEPTIONS}",
-                requirement.number, requirement.number
-            ));
-        }
-        for (test, passed) in tests.into_iter().flatten() {
-            if !passed {
-                problems.push(format!("number {}: {test} fails", requirement.number));
-            }
-        }
-    }
-    let page = page(&requirements, &exceptions, &results);
+    let run = run::read(&tests_printed(from).map_err(|e| vec![e])?);
+    let mut problems = problems(&requirements, &exceptions, &run, check);
+    let page = page(&requirements, &exceptions, &run.results);
     if check {
+        tell_skips(&run);
         if std::fs::read_to_string(PAGE).unwrap_or_default() != page {
             problems.push(format!(
                 "{PAGE} is not what the tests say; run make conformance"
             ));
         }
-    } else {
+    } else if run.skips.is_empty() && run.unclear.is_empty() {
         std::fs::write(PAGE, page).map_err(|e| vec![format!("{PAGE}: {e}")])?;
     }
     if problems.is_empty() {
         Ok(format!(
             "{} numbers, {} of them by tests",
             requirements.len(),
-            results.len()
+            run.results.len()
         ))
     } else {
         Err(problems)
@@ -105,57 +95,74 @@ fn exceptions() -> Result<BTreeMap<u32, (String, String)>, String> {
         .collect()
 }
 
-type Results = BTreeMap<u32, BTreeMap<String, bool>>;
-
+/// What the tests print. Each one's output has a head of its own, so that a skip has a name.
 fn tests_printed(from: Option<&str>) -> Result<String, String> {
     if let Some(path) = from {
         return read(path);
     }
+    let installed = Command::new("scripts/deps").arg("tests").status();
+    if !installed.is_ok_and(|status| status.success()) {
+        eprintln!("conformance: some programs are missing: the tests that need them say so");
+    }
     let output = Command::new("cargo")
-        .args([
-            "test",
-            "--workspace",
-            "--no-fail-fast",
-            "--lib",
-            "--bins",
-            "--tests",
-        ])
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--lib", "--bins", "--tests", "--", "--show-output"])
         .stderr(Stdio::inherit())
         .output()
         .map_err(|e| format!("cargo test did not start: {e}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn results(printed: &str) -> Results {
-    let mut results = Results::new();
-    for line in printed.lines() {
-        let Some(rest) = line.strip_prefix("test ") else {
-            continue;
-        };
-        let Some((path, result)) = rest.split_once(" ... ") else {
-            continue;
-        };
-        if !matches!(result, "ok" | "FAILED") {
-            continue;
+/// What keeps the page from being what the run says. A page is made of tests that ran; it can be
+/// compared with a run that skipped some, for then they are taken as they stand.
+fn problems(
+    requirements: &[Requirement],
+    exceptions: &BTreeMap<u32, (String, String)>,
+    run: &Run,
+    check: bool,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for requirement in requirements {
+        let number = requirement.number;
+        let tests = run.results.get(&number);
+        if tests.is_none() && !exceptions.contains_key(&number) {
+            problems.push(format!(
+                "number {number} has no test n{number:02}_… and no line in {EXCEPTIONS}"
+            ));
         }
-        let name = path.rsplit("::").next().unwrap_or(path);
-        for number in numbers(name) {
-            let tests = results.entry(number).or_default();
-            // One name may stand in several crates: it passes if all of them do.
-            *tests.entry(name.to_owned()).or_insert(true) &= result == "ok";
+        for (test, verdict) in tests.into_iter().flatten() {
+            if *verdict == Verdict::Failed {
+                problems.push(format!("number {number}: {test} fails"));
+            }
         }
     }
-    results
+    if !check {
+        for (reason, tests) in &run.skips {
+            let tests = listed(tests);
+            problems.push(format!("{tests}: skipped here, so not met: {reason}"));
+        }
+    }
+    for line in &run.unclear {
+        problems.push(format!(
+            "{line:?} lies among the output of other tests; run them with --show-output"
+        ));
+    }
+    problems
 }
 
-/// The numbers a test's name begins with: `n49_n50_requests` proves 49 and 50.
-fn numbers(name: &str) -> Vec<u32> {
-    name.split('_')
-        .map_while(|part| {
-            part.strip_prefix('n')
-                .and_then(|digits| digits.parse().ok())
-        })
-        .collect()
+/// Says which tests a run that is compared skipped; a line of it is for the list that `scripts/test`
+/// ends with.
+fn tell_skips(run: &Run) {
+    for (reason, tests) in &run.skips {
+        eprintln!("conformance: did not run here: {}", listed(tests));
+        let count = tests.len();
+        eprintln!("SKIPPED: {count} tests of {PAGE}, which is taken at its word: {reason}");
+    }
+}
+
+fn listed(tests: &BTreeSet<String>) -> String {
+    let tests: Vec<&str> = tests.iter().map(String::as_str).collect();
+    tests.join(", ")
 }
 
 fn page(
@@ -165,7 +172,7 @@ fn page(
 ) -> String {
     let mut out = String::from(
         "# Conformance\n\nMade by `make conformance` from a run of the tests; do not edit. A number is met when every\n\
-         test named after it passes. `n53_…` is a test of number 53; find it with `grep -rn 'fn n53_' crates tests`.\n\n\
+         test named after it runs and passes. `n53_…` is a test of number 53; find it with `grep -rn 'fn n53_' crates tests`.\n\n\
          | number | where | what | status | tests, or why not |\n|---|---|---|---|---|\n",
     );
     for requirement in requirements {
@@ -174,7 +181,7 @@ fn page(
             exceptions.get(&requirement.number),
         ) {
             (Some(tests), exception) => {
-                let status = if tests.values().all(|passed| *passed) {
+                let status = if tests.values().all(|verdict| *verdict < Verdict::Failed) {
                     "met"
                 } else {
                     "**fails**"
@@ -204,12 +211,23 @@ fn page(
 
 #[cfg(test)]
 mod tests {
-    use super::numbers;
+    use std::collections::BTreeMap;
+
+    use super::{Requirement, problems, run};
 
     #[test]
-    fn a_test_may_prove_several_numbers() {
-        assert_eq!(numbers("n06_second_control_stream"), [6]);
-        assert_eq!(numbers("n49_n50_requests"), [49, 50]);
-        assert!(numbers("never_panics").is_empty());
+    fn a_skipped_test_proves_nothing_but_may_be_compared() {
+        let number = |number| Requirement {
+            number,
+            source: String::new(),
+            what: String::new(),
+        };
+        let printed = "test n01_one ... ok\ntest n02_two ... ok\n\nsuccesses:\n\n\
+                       ---- n02_two stdout ----\nSKIPPED: needs root\n";
+        let run = run::read(printed);
+        let of = |check| problems(&[number(1), number(2)], &BTreeMap::new(), &run, check);
+        let refused = ["n02_two: skipped here, so not met: needs root"];
+        assert_eq!(of(false), refused);
+        assert!(of(true).is_empty());
     }
 }
