@@ -188,3 +188,21 @@ fn read_pem(path: &PathBuf) -> Result<Vec<u8>, String> {
         format!("cannot read {}: {error}; {hint}", path.display())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_too_large_for_a_certificate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.crt");
+        let read = |bytes| {
+            fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+            read_pem(&path)
+        };
+        assert_eq!(read(1024 * 1024).unwrap().len(), 1024 * 1024);
+        let refused = read(1024 * 1024 + 1).unwrap_err();
+        assert!(refused.contains("too large"), "{refused}");
+    }
+}

@@ -128,3 +128,83 @@ fn serve(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says the same to every request.
+    struct Yes;
+
+    impl Handler for Yes {
+        fn handle(&self, _: Request) -> Answer {
+            Answer::Detaching
+        }
+    }
+
+    fn ask(stream: &mut UnixStream, request: &str) {
+        // One that is turned away may be closed already; what counts is the answer.
+        let _closed_already = stream.write_all(request.as_bytes());
+    }
+
+    /// The answer; empty if the connection was closed instead.
+    fn answer(stream: &UnixStream) -> String {
+        let mut line = String::new();
+        let _closed = BufReader::new(stream).read_line(&mut line);
+        line
+    }
+
+    fn status() -> String {
+        serde_json::to_string(&Request::Status).unwrap() + "\n"
+    }
+
+    #[test]
+    fn a_command_too_many_is_turned_away_until_one_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let _server = ControlServer::start(&path, None, Arc::new(Yes)).unwrap();
+        let connect = || {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            ask(&mut stream, &status());
+            let taken = !answer(&stream).is_empty();
+            (stream, taken)
+        };
+        let mut open: Vec<_> = (0..16).map(|_| connect()).collect();
+        assert!(open.iter().all(|(_, taken)| *taken));
+        assert!(!connect().1);
+        open.pop();
+        // Its thread takes a moment to end.
+        let mut tries = 0;
+        while !connect().1 {
+            tries += 1;
+            assert!(tries < 1000, "its place does not come back");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Read as one line, it would be a request behind many blanks.
+    #[test]
+    fn a_line_without_end_is_no_request() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let server = thread::spawn(move || serve(theirs, &Yes));
+        ask(&mut ours, &" ".repeat(64 * 1024));
+        ask(&mut ours, &status());
+        let answer = answer(&ours);
+        assert!(answer.contains("not a request"), "{answer}");
+        server.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_says_nothing_is_waited_for_five_seconds() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let socket = theirs.try_clone().unwrap();
+        let server = thread::spawn(move || serve(theirs, &Yes));
+        ask(&mut ours, &status());
+        assert!(!answer(&ours).is_empty());
+        let wait = Some(Duration::from_secs(5));
+        assert_eq!(socket.read_timeout().unwrap(), wait);
+        assert_eq!(socket.write_timeout().unwrap(), wait);
+        drop(ours);
+        server.join().unwrap().unwrap();
+    }
+}

@@ -158,3 +158,21 @@ impl Handle {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_wait_are_bounded_and_the_end_is_always_taken() {
+        let shared = Shared::new(Status::default()).unwrap();
+        let ask = || shared.push(Command::Resolved(Err(String::new())));
+        assert_eq!((0..COMMANDS_MAX + 10).filter(|_| ask()).count(), 64);
+        let refused = Handle::new(&shared).ping(None, 0, Duration::ZERO);
+        let wanted = PingError::NotSent("too much is asked at once");
+        assert_eq!(refused, Err(wanted));
+        assert!(shared.push(Command::Stop));
+        assert_eq!(shared.take().len(), 65);
+        assert!(ask(), "there is room again");
+    }
+}

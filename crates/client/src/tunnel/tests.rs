@@ -230,6 +230,38 @@ fn errors_to_the_local_stack_are_bounded() {
 }
 
 #[test]
+fn echoes_under_way_are_bounded() {
+    let mut world = World::attach(Behaviour::default());
+    let timeout = Duration::from_secs(1);
+    let sent = |world: &mut World| {
+        let (now, to) = (world.now, Some(addr(THEIRS)));
+        (0..100)
+            .map(|token| world.client.ping(now, token, to, 56, timeout))
+            .filter(Result::is_ok)
+            .count()
+    };
+    assert_eq!(sent(&mut world), 64);
+    assert_eq!(sent(&mut world), 0);
+    world.run_for(timeout * 2);
+    assert_eq!(sent(&mut world), 64, "none is under way any more");
+}
+
+#[test]
+fn packets_in_capsules_wait_in_bounded_number() {
+    let mut world = World::attach(Behaviour::default());
+    let packets = |count| open::Changes {
+        packets: vec![packet(THEIRS, OURS, 10).into(); count],
+        ..open::Changes::default()
+    };
+    world.client.changed(packets(50));
+    world.client.changed(packets(50));
+    let received = std::iter::from_fn(|| world.client.poll_packet()).count();
+    assert_eq!(received, 64);
+    world.client.changed(packets(1));
+    assert!(world.client.poll_packet().is_some(), "there is room again");
+}
+
+#[test]
 fn pings_through_the_tunnel_are_matched() {
     let mut world = World::attach(Behaviour::default());
     let timeout = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! A shard turned by hand, with a client on the loopback.
 
+mod allocations;
 mod budgets;
 pub(super) mod served;
 
