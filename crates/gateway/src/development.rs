@@ -63,6 +63,7 @@ pub(crate) fn certificate(
         origin: dir.display().to_string(),
         certificate: read("tls.crt")?,
         key: read("tls.key")?,
+        folder: Some(dir),
     };
     Ok((pem, ca))
 }
