@@ -44,6 +44,10 @@ fn told(error: &TlsError, pem: &Pem) -> String {
         return error.to_string();
     };
     match error {
+        TlsError::Expired { .. } if development::is_ours(&pem.certificate) => format!(
+            "{error}; `masque-gateway init NEW-DIR --host HOST` makes another, to be put into \
+             {folder}, and the ca.crt that its clients need then"
+        ),
         TlsError::Expired { .. } => format!(
             "{error}; `openssl x509 -in {folder}/tls.crt -noout -issuer -dates` says who signs it"
         ),
@@ -225,6 +229,10 @@ mod tests {
         let shows = format!("`openssl x509 -in {at}/tls.crt -noout -issuer -dates`");
         assert!(line.contains(&shows), "{line}");
         assert!(line.contains(" UTC: renew it; "), "{line}");
+        let (ours, ours_key) = development::expired();
+        let line = told(&ours, &ours_key).unwrap_err();
+        let makes = "`masque-gateway init NEW-DIR --host HOST`";
+        assert!(line.contains(makes), "{line}");
         let line = told(&good, &expired_key).unwrap_err();
         let shows = [
             format!("`openssl x509 -in {at}/tls.crt -noout -pubkey`"),
