@@ -2,38 +2,40 @@
 
 use std::path::Path;
 
-use crate::{exit::Fatal, source};
+use masque_controller::Snapshot;
+use masque_model::ObjectName;
+
+use crate::{
+    exit::Fatal,
+    source::{self, CertificateError, Denied},
+};
 
 /// Prints every problem, one line each, and says what would run.
 ///
 /// # Errors
-/// [`Fatal::Invalid`] when there is an error, [`Fatal::Manifests`] when there is no folder.
+/// [`Fatal::Invalid`] when there is an error, [`Fatal::Permission`] when there is none but what may
+/// not be read, [`Fatal::Manifests`] when there is no folder.
 pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
-    let loaded = source::load(dir, &[])?;
+    let loaded = source::load(dir, &[]).map_err(|fatal| match fatal {
+        Fatal::Unreadable(denied) => Fatal::Permission(told_to_the_reader(&denied, dir)),
+        other => other,
+    })?;
     let mut errors = 0;
     for problem in &loaded.compiled.problems {
         errors += usize::from(problem.is_error());
         eprintln!("{problem}");
     }
-    let default = "default";
-    for snapshot in &loaded.compiled.snapshots {
-        let namespace = &snapshot.ingress_point.namespace;
-        for listener in &snapshot.listeners {
-            for certificate in &listener.certificates {
-                let namespace = if namespace.is_empty() {
-                    default
-                } else {
-                    namespace
-                };
-                let name = masque_model::ObjectName::new(namespace, certificate);
-                if let Err(sentence) = crate::certificates::check(
-                    &dir.join(crate::init::SECRETS),
-                    &loaded.secrets,
-                    &name,
-                ) {
-                    errors += 1;
-                    eprintln!("VPCIngressPoint {}: {sentence}", snapshot.ingress_point);
-                }
+    let mut denied = None;
+    for (point, name) in certificates(&loaded.compiled.snapshots) {
+        let secrets = dir.join(crate::init::SECRETS);
+        match crate::certificates::check(&secrets, &loaded.secrets, &name) {
+            Ok(()) => {}
+            Err(CertificateError::Denied(error)) => {
+                denied.get_or_insert_with(|| told_to_the_reader(&error, dir));
+            }
+            Err(CertificateError::Unusable(sentence)) => {
+                errors += 1;
+                eprintln!("VPCIngressPoint {point}: {sentence}");
             }
         }
     }
@@ -42,6 +44,9 @@ pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
             path: dir.to_owned(),
             errors,
         });
+    }
+    if let Some(line) = denied {
+        return Err(Fatal::Permission(line));
     }
     for snapshot in &loaded.compiled.snapshots {
         println!(
@@ -57,12 +62,40 @@ pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// The certificates that listeners name, with their ingress points.
+fn certificates(snapshots: &[Snapshot]) -> impl Iterator<Item = (&ObjectName, ObjectName)> {
+    snapshots.iter().flat_map(|snapshot| {
+        let point = &snapshot.ingress_point;
+        let namespace = match &*point.namespace {
+            "" => "default",
+            namespace => namespace,
+        };
+        let named = snapshot.listeners.iter().flat_map(|l| &l.certificates);
+        named.map(move |name| (point, ObjectName::new(namespace, name)))
+    })
+}
+
+/// Whoever checks a folder need not be the gateway's user.
+fn told_to_the_reader(denied: &Denied, dir: &Path) -> String {
+    let dir = dir.display();
+    format!("{denied}; look as one who may: `sudo masque-gateway check {dir}`")
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
     use crate::exit::status;
+
+    #[test]
+    fn who_checks_need_not_be_who_runs() {
+        let error = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let denied = Denied::new(Path::new("/m/secrets"), Path::new("/m/secrets"), error);
+        let line = told_to_the_reader(&denied, Path::new("/m"));
+        assert!(line.contains("; look as one who may: `sudo masque-gateway check /m`"));
+        assert!(!line.contains("chown"), "{line}");
+    }
 
     #[test]
     fn a_policy_with_an_unknown_name_fails() {

@@ -14,10 +14,12 @@ use rcgen::{
 };
 
 use masque_transport::tls::ServerCertificate;
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 
 use crate::source::Pem;
 
+/// Who signs them.
+const AUTHORITY: &str = "MASQUE gateway development CA";
 /// How long the certificates hold.
 const VALIDITY_DAYS: i64 = 825;
 /// A certificate is made anew when it holds for less than this.
@@ -63,6 +65,7 @@ pub(crate) fn certificate(
         origin: dir.display().to_string(),
         certificate: read("tls.crt")?,
         key: read("tls.key")?,
+        folder: Some(dir),
     };
     Ok((pem, ca))
 }
@@ -109,16 +112,31 @@ pub(crate) struct Certificates {
     pub(crate) key: String,
 }
 
+/// Whether a chain begins with a certificate that a development CA has signed.
+pub(crate) fn is_ours(chain: &[u8]) -> bool {
+    let leaf = CertificateDer::pem_slice_iter(chain).next();
+    let authority = AUTHORITY.as_bytes();
+    // The issuer's name stands in the DER as it is, and nobody else is called so.
+    leaf.is_some_and(|leaf| {
+        leaf.is_ok_and(|der| der.windows(authority.len()).any(|part| part == authority))
+    })
+}
+
 /// Makes both for these names and addresses.
 ///
 /// # Errors
 /// A name that no certificate can hold.
 pub(crate) fn certificates(hosts: &[String]) -> Result<Certificates, rcgen::Error> {
-    let now = validity();
+    signed(hosts, validity(time::OffsetDateTime::now_utc()))
+}
+
+fn signed(
+    hosts: &[String],
+    now: (time::OffsetDateTime, time::OffsetDateTime),
+) -> Result<Certificates, rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::<String>::new())?;
-    ca.distinguished_name
-        .push(DnType::CommonName, "MASQUE gateway development CA");
+    ca.distinguished_name.push(DnType::CommonName, AUTHORITY);
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     (ca.not_before, ca.not_after) = now;
@@ -141,13 +159,20 @@ pub(crate) fn certificates(hosts: &[String]) -> Result<Certificates, rcgen::Erro
     })
 }
 
-/// From a day ago (clocks differ) to [`VALIDITY_DAYS`] from now.
-fn validity() -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::now_utc();
+/// From a day before `now` (clocks differ) to [`VALIDITY_DAYS`] after it.
+fn validity(now: time::OffsetDateTime) -> (time::OffsetDateTime, time::OffsetDateTime) {
     (
         now - time::Duration::days(1),
         now + time::Duration::days(VALIDITY_DAYS),
     )
+}
+
+/// Certificate and key as `init` made them long ago.
+#[cfg(test)]
+pub(crate) fn expired() -> (String, String) {
+    let then = time::OffsetDateTime::now_utc() - time::Duration::days(VALIDITY_DAYS + 1);
+    let made = signed(&["gw.example".to_owned()], validity(then)).unwrap();
+    (made.chain, made.key)
 }
 
 #[cfg(test)]

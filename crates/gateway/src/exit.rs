@@ -8,6 +8,8 @@ use std::{
 
 use masque_tun::TunError;
 
+use crate::source::Denied;
+
 /// Exit statuses of sysexits(3).
 pub(crate) mod status {
     pub(crate) const USAGE: u8 = 64;
@@ -53,6 +55,9 @@ pub(crate) enum Fatal {
         path: PathBuf,
         error: std::io::Error,
     },
+    /// The folder of certificates may not be looked into.
+    #[error("{}", .0.told_to_the_gateway())]
+    Unreadable(Denied),
     /// Certificate trouble.
     #[error("{0}")]
     Certificate(String),
@@ -204,7 +209,9 @@ impl Fatal {
             Self::Write { .. } => status::IO,
             Self::Sysctl { error, .. } if is_denied(error) => status::NO_PERMISSION,
             Self::Sysctl { .. } => status::OS,
-            Self::Permission(_) | Self::PrivilegedPort { .. } => status::NO_PERMISSION,
+            Self::Permission(_) | Self::Unreadable(_) | Self::PrivilegedPort { .. } => {
+                status::NO_PERMISSION
+            }
             Self::NothingToRun { .. } | Self::Certificate(_) => status::CONFIG,
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use masque_controller::{Compiled, Options, Secret, Snapshot, compile, manifests};
+use masque_controller::{Compiled, Options, Problem, Reason, Secret, Snapshot, compile, manifests};
 use masque_model::ObjectName;
 
 use crate::{exit::Fatal, init::SECRETS};
@@ -82,7 +82,8 @@ pub(crate) struct Loaded {
 /// Reads and compiles a folder; `previous` are the snapshots in force.
 ///
 /// # Errors
-/// [`Fatal::Manifests`] when there is no such folder.
+/// [`Fatal::Manifests`] when there is no such folder, [`Fatal::Unreadable`] when nothing can
+/// run because this process may not look for certificates.
 pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
     let failed = |reason: String| Fatal::Manifests {
         path: dir.to_owned(),
@@ -93,14 +94,26 @@ pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
         return Err(failed("not a folder".to_owned()));
     }
     let read = manifests::read_folder(dir);
+    let mounted = mounted_secrets(dir);
     let options = Options {
-        secrets: mounted_secrets(dir),
+        secrets: mounted.as_ref().cloned().unwrap_or_default(),
         ..Options::standalone()
     };
     let now_unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut compiled = compile(&read.resources, now_unix_s, &options, previous);
+    if let Err(denied) = mounted {
+        let is_lacking = |problem: &&mut Problem| problem.reason == Reason::CertificateNotFound;
+        let mut lacking = compiled.problems.iter_mut().filter(is_lacking).peekable();
+        if lacking.peek().is_some() && compiled.snapshots.is_empty() {
+            return Err(Fatal::Unreadable(denied));
+        }
+        for problem in lacking {
+            problem.message = denied.to_string();
+            problem.hint = "let the gateway's user read it".to_owned();
+        }
+    }
     let mut problems = read.problems;
     problems.append(&mut compiled.problems);
     compiled.problems = problems;
@@ -112,16 +125,71 @@ pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
 
 /// Names of the secrets that lie in the folder as a Secret mounts: `secrets/NAME/tls.crt`. They
 /// belong to every namespace: one person owns the folder.
-fn mounted_secrets(dir: &Path) -> BTreeSet<ObjectName> {
-    let Ok(entries) = fs::read_dir(dir.join(SECRETS)) else {
-        return BTreeSet::new();
+///
+/// # Errors
+/// This process may not look.
+fn mounted_secrets(dir: &Path) -> Result<BTreeSet<ObjectName>, Denied> {
+    let dir = dir.join(SECRETS);
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Denied::new(&dir, &dir, error));
+        }
+        Err(_) => return Ok(BTreeSet::new()),
     };
-    entries
+    Ok(entries
         .filter_map(Result::ok)
-        .filter(|entry| entry.path().join("tls.crt").exists())
+        .filter(|entry| is_there(&entry.path().join("tls.crt")))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .map(|name| ObjectName::new("default", name))
-        .collect()
+        .collect())
+}
+
+/// Whether a file or folder exists, as far as this process may know.
+fn is_there(path: &Path) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    fs::metadata(path).map_or_else(|error| denied(&error), |_| true)
+}
+
+/// A file or folder that this process may not read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}: {error}", path = path.display())]
+pub(crate) struct Denied {
+    path: PathBuf,
+    /// The folder of all certificates.
+    dir: PathBuf,
+    error: io::Error,
+}
+
+impl Denied {
+    /// `dir` is the folder of all certificates.
+    pub(crate) fn new(path: &Path, dir: &Path, error: io::Error) -> Self {
+        Self {
+            path: path.to_owned(),
+            dir: dir.to_owned(),
+            error,
+        }
+    }
+
+    /// The line for who runs the gateway.
+    pub(crate) fn told_to_the_gateway(&self) -> String {
+        let uid = nix::unistd::Uid::effective();
+        let user = nix::unistd::User::from_uid(uid).ok().flatten();
+        let user = user.map_or_else(|| uid.to_string(), |user| user.name);
+        let dir = self.dir.display();
+        format!("{self}; let the gateway's user read it: `sudo chown -R {user} {dir}`")
+    }
+}
+
+/// Why a certificate cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateError {
+    /// Its files are not for this process.
+    #[error("{0}")]
+    Denied(Denied),
+    /// A sentence that names the file and what mends it.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// A certificate chain and its key, as PEM.
@@ -129,6 +197,8 @@ fn mounted_secrets(dir: &Path) -> BTreeSet<ObjectName> {
 pub(crate) struct Pem {
     /// Where it came from, for people.
     pub(crate) origin: String,
+    /// The folder of its files, unless it came from a manifest.
+    pub(crate) folder: Option<PathBuf>,
     /// `tls.crt`.
     pub(crate) certificate: Vec<u8>,
     /// `tls.key`.
@@ -138,41 +208,43 @@ pub(crate) struct Pem {
 /// Finds a certificate by its secret's name: in a folder of that name in `dir`, or a Secret manifest.
 ///
 /// # Errors
-/// A sentence that names the file and what mends it.
+/// [`CertificateError`] names the file and what mends it.
 pub(crate) fn certificate(
     dir: &Path,
     secrets: &BTreeMap<ObjectName, Secret>,
     name: &ObjectName,
-) -> Result<Pem, String> {
+) -> Result<Pem, CertificateError> {
     let folder = dir.join(&name.name);
-    if folder.exists() {
+    if is_there(&folder) {
         return Ok(Pem {
             origin: folder.display().to_string(),
-            certificate: read_pem(&folder.join("tls.crt"))?,
-            key: read_pem(&folder.join("tls.key"))?,
+            certificate: read_pem(&folder.join("tls.crt"), dir)?,
+            key: read_pem(&folder.join("tls.key"), dir)?,
+            folder: Some(folder),
         });
     }
     let Some(secret) = secrets.get(name) else {
-        return Err(format!(
+        return Err(CertificateError::Unusable(format!(
             "there is no certificate {:?}: put tls.crt and tls.key into {}",
             name.name,
             folder.display()
-        ));
+        )));
     };
-    let part =
-        |key: &str| {
-            secret.data.get(key).cloned().ok_or_else(|| {
-                format!("Secret {name} has no {key}; a kubernetes.io/tls Secret has it")
-            })
-        };
+    let part = |key: &str| {
+        secret.data.get(key).cloned().ok_or_else(|| {
+            let lacks = format!("Secret {name} has no {key}; a kubernetes.io/tls Secret has it");
+            CertificateError::Unusable(lacks)
+        })
+    };
     Ok(Pem {
         origin: format!("Secret {name}"),
         certificate: part("tls.crt")?,
         key: part("tls.key")?,
+        folder: None,
     })
 }
 
-fn read_pem(path: &PathBuf) -> Result<Vec<u8>, String> {
+fn read_pem(path: &Path, dir: &Path) -> Result<Vec<u8>, CertificateError> {
     let read = || -> io::Result<Vec<u8>> {
         if fs::metadata(path)?.len() > MAX_PEM_BYTES {
             return Err(io::Error::other("too large for a certificate or key"));
@@ -181,17 +253,20 @@ fn read_pem(path: &PathBuf) -> Result<Vec<u8>, String> {
     };
     read().map_err(|error| {
         let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                return CertificateError::Denied(Denied::new(path, dir, error));
+            }
             io::ErrorKind::NotFound => "put the file there, or name another certificateRef",
-            io::ErrorKind::PermissionDenied => "let the gateway's user read it",
             _ => "replace the file",
         };
-        format!("cannot read {}: {error}; {hint}", path.display())
+        CertificateError::Unusable(format!("cannot read {}: {error}; {hint}", path.display()))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::status;
 
     #[test]
     fn a_file_that_is_too_large_for_a_certificate_is_refused() {
@@ -199,10 +274,36 @@ mod tests {
         let path = dir.path().join("tls.crt");
         let read = |bytes| {
             fs::File::create(&path).unwrap().set_len(bytes).unwrap();
-            read_pem(&path)
+            read_pem(&path, dir.path()).map_err(|error| error.to_string())
         };
         assert_eq!(read(1024 * 1024).unwrap().len(), 1024 * 1024);
         let refused = read(1024 * 1024 + 1).unwrap_err();
         assert!(refused.contains("too large"), "{refused}");
+    }
+
+    #[test]
+    fn who_may_not_read_is_told_the_command() {
+        let denied = || {
+            let error = io::Error::from(io::ErrorKind::PermissionDenied);
+            Denied::new(
+                Path::new("/m/secrets/a/tls.key"),
+                Path::new("/m/secrets"),
+                error,
+            )
+        };
+        let line = denied().told_to_the_gateway();
+        let uid = nix::unistd::Uid::effective();
+        let user = nix::unistd::User::from_uid(uid).unwrap();
+        let user = user.map_or_else(|| uid.to_string(), |user| user.name);
+        assert_eq!(
+            line,
+            format!(
+                "cannot read /m/secrets/a/tls.key: permission denied; let the gateway's user read \
+                 it: `sudo chown -R {user} /m/secrets`"
+            )
+        );
+        let fatal = Fatal::Unreadable(denied());
+        assert_eq!(fatal.to_string(), line);
+        assert_eq!(fatal.status(), status::NO_PERMISSION);
     }
 }

@@ -193,15 +193,15 @@ impl Supervisor {
             &mut self.certificates,
         );
         if first && certificates.is_empty() {
-            let all = wrong
-                .first()
-                .cloned()
-                .unwrap_or_else(|| "no HTTP3 listener".to_owned());
-            return Err(Fatal::Certificate(all));
+            return Err(match wrong.into_iter().next() {
+                Some(lacking) if lacking.is_denied => Fatal::Permission(lacking.line),
+                Some(lacking) => Fatal::Certificate(lacking.line),
+                None => Fatal::Certificate("no HTTP3 listener".to_owned()),
+            });
         }
         self.wanted_ports = certificates;
         self.problems
-            .extend(wrong.into_iter().map(|line| (true, line)));
+            .extend(wrong.into_iter().map(|lacking| (true, lacking.line)));
         Ok(())
     }
 

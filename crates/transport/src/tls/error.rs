@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use rustls::CertificateError;
+use x509_parser::time::ASN1Time;
 
 /// What is wrong with our own certificates, keys and roots.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +48,14 @@ pub enum TlsError {
     },
     /// Certificate and key belong to different pairs.
     #[error(
-        "the certificate and the key in {source_name} do not belong together: renew both from one Secret"
+        "the certificate and the key in {source_name} do not belong together: replace both by those of one pair"
     )]
     KeyMismatch {
         /// Where they were read.
         source_name: String,
     },
     /// The certificate is over.
-    #[error(
-        "the certificate in {source_name} expired at {not_after} (seconds since 1970): renew it"
-    )]
+    #[error("the certificate in {source_name} expired at {}: renew it", utc(*not_after))]
     Expired {
         /// Where it was read.
         source_name: String,
@@ -65,7 +64,8 @@ pub enum TlsError {
     },
     /// The certificate has not begun.
     #[error(
-        "the certificate in {source_name} begins at {not_before} (seconds since 1970): check this machine's clock"
+        "the certificate in {source_name} begins at {}: if that is past, set this machine's clock: `timedatectl set-ntp true`",
+        utc(*not_before)
     )]
     NotYetValid {
         /// Where it was read.
@@ -82,6 +82,20 @@ pub enum TlsError {
     /// The TLS library refused the configuration.
     #[error("TLS cannot be configured: {0}")]
     Configuration(String),
+}
+
+/// A time as people read it, such as `2026-01-31 08:05:00 UTC`.
+fn utc(unix_s: i64) -> String {
+    let time = ASN1Time::from_timestamp(unix_s).map(|time| time.to_datetime());
+    time.map_or_else(
+        |_| format!("{unix_s} s since 1970"),
+        |time| {
+            let (year, month, day) = time.to_calendar_date();
+            let (hour, minute, second) = time.to_hms();
+            let month = u8::from(month);
+            format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+        },
+    )
 }
 
 /// What is wrong with the certificate the peer showed in a handshake.
@@ -141,5 +155,31 @@ impl PeerCertificateError {
             CertificateError::Revoked => Self::Revoked,
             other => Self::Other(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_a_calendar() {
+        let source_name = "tls.crt".to_owned();
+        let expired = TlsError::Expired {
+            source_name: source_name.clone(),
+            not_after: 1_769_846_700,
+        };
+        assert_eq!(
+            expired.to_string(),
+            "the certificate in tls.crt expired at 2026-01-31 08:05:00 UTC: renew it"
+        );
+        let early = TlsError::NotYetValid {
+            source_name,
+            not_before: 0,
+        };
+        let text = early.to_string();
+        assert!(text.contains("begins at 1970-01-01 00:00:00 UTC"), "{text}");
+        assert!(text.contains("`timedatectl set-ntp true`"), "{text}");
+        assert_eq!(utc(i64::MAX), "9223372036854775807 s since 1970");
     }
 }

@@ -101,11 +101,12 @@ fn certificates_that_cannot_serve() {
     fs::create_dir_all(&secret).unwrap();
     let (expired, key) = certificate(-20, -10);
     put(&secret, &expired, &key);
-    told(&start(&fabric), 78, &["gateway-tls", "expired"]);
+    let shows = "`openssl x509 -in ";
+    told(&start(&fabric), 78, &["gateway-tls", "expired", shows]);
 
     let (good, own) = certificate(-1, 10);
     put(&secret, &good, &key);
-    told(&start(&fabric), 78, &["gateway-tls", "key"]);
+    told(&start(&fabric), 78, &["gateway-tls", "key", shows]);
 
     put(&secret, "no certificate\n", &own);
     told(&start(&fabric), 78, &["gateway-tls"]);
@@ -189,20 +190,36 @@ fn a_certificate_that_may_not_be_read() {
     put(&secret, &chain, &key);
     let mode = fs::Permissions::from_mode(0o600);
     fs::set_permissions(secret.join("tls.key"), mode).unwrap();
-    let script = format!(
-        "exec {AS_NOBODY} {} --manifests {}",
-        program("masque-gateway").display(),
-        manifests(&fabric)
-    );
-    let log = fabric.folder().join("start.log");
-    let args = ["-c", &script];
-    let ended = Process::run(&fabric.gateway, Path::new("sh"), &args, &log, END_MAX);
+    let as_nobody = |command: &str| {
+        let script = format!(
+            "exec {AS_NOBODY} {} {command} {}",
+            program("masque-gateway").display(),
+            manifests(&fabric)
+        );
+        let log = fabric.folder().join("start.log");
+        Process::run(
+            &fabric.gateway,
+            Path::new("sh"),
+            &["-c", &script],
+            &log,
+            END_MAX,
+        )
+    };
+    let chown = "let the gateway's user read it: `sudo chown -R ";
+    let words = ["tls.key", "Permission denied", chown];
+    told(&as_nobody("--manifests"), 77, &words);
     let words = [
         "tls.key",
         "Permission denied",
-        "let the gateway's user read it",
+        "`sudo masque-gateway check ",
     ];
-    told(&ended, 78, &words);
+    told(&as_nobody("check"), 77, &words);
+    // As `init` makes it: nobody else may even look into the folder.
+    let mode = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(fabric.manifests.dir.join("secrets"), mode).unwrap();
+    let words = ["secrets: Permission denied", chown];
+    told(&as_nobody("--manifests"), 77, &words);
+    told(&as_nobody("check"), 77, &["secrets: Permission denied"]);
 }
 
 /// Lets user 65534 read the manifests and write the state.
