@@ -16,16 +16,13 @@ use crate::{
 /// [`Fatal::Invalid`] when there is an error, [`Fatal::Permission`] when there is none but what may
 /// not be read, [`Fatal::Manifests`] when there is no folder.
 pub(crate) fn check(dir: &Path) -> Result<(), Fatal> {
-    let loaded = source::load(dir, &[]).map_err(|fatal| match fatal {
-        Fatal::Unreadable(denied) => Fatal::Permission(told_to_the_reader(&denied, dir)),
-        other => other,
-    })?;
-    let mut errors = 0;
+    let loaded = source::load(dir, &[])?;
     for problem in &loaded.compiled.problems {
-        errors += usize::from(problem.is_error());
         eprintln!("{problem}");
     }
-    let mut denied = None;
+    let mut errors = loaded.errors();
+    let denied = loaded.denied.as_ref();
+    let mut denied = denied.map(|denied| told_to_the_reader(denied, dir));
     for (point, name) in certificates(&loaded.compiled.snapshots) {
         let secrets = dir.join(crate::init::SECRETS);
         match crate::certificates::check(&secrets, &loaded.secrets, &name) {

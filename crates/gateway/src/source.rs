@@ -43,6 +43,7 @@ impl Origin {
                     ..Compiled::default()
                 },
                 secrets: BTreeMap::new(),
+                denied: None,
             }),
         }
     }
@@ -77,13 +78,32 @@ pub(crate) struct Loaded {
     pub(crate) compiled: Compiled,
     /// Secrets written as manifests.
     pub(crate) secrets: BTreeMap<ObjectName, Secret>,
+    /// Why listeners lack certificates that this process may not look for.
+    pub(crate) denied: Option<Denied>,
+}
+
+impl Loaded {
+    /// How many errors there are, besides certificates that may not be looked for, and attachments to
+    /// the ingress points that lack them.
+    pub(crate) fn errors(&self) -> usize {
+        let follows = |problem: &Problem| {
+            self.denied.is_some()
+                && (is_lacking(problem) || problem.reason == Reason::NoIngressPoint)
+        };
+        let counts = |problem: &&Problem| problem.is_error() && !follows(problem);
+        self.compiled.problems.iter().filter(counts).count()
+    }
+}
+
+/// Whether a listener lacks its certificate.
+fn is_lacking(problem: &Problem) -> bool {
+    problem.reason == Reason::CertificateNotFound
 }
 
 /// Reads and compiles a folder; `previous` are the snapshots in force.
 ///
 /// # Errors
-/// [`Fatal::Manifests`] when there is no such folder, [`Fatal::Unreadable`] when nothing can
-/// run because this process may not look for certificates.
+/// [`Fatal::Manifests`] when there is no such folder.
 pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
     let failed = |reason: String| Fatal::Manifests {
         path: dir.to_owned(),
@@ -103,23 +123,21 @@ pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut compiled = compile(&read.resources, now_unix_s, &options, previous);
-    if let Err(denied) = mounted {
-        let is_lacking = |problem: &&mut Problem| problem.reason == Reason::CertificateNotFound;
-        let mut lacking = compiled.problems.iter_mut().filter(is_lacking).peekable();
-        if lacking.peek().is_some() && compiled.snapshots.is_empty() {
-            return Err(Fatal::Unreadable(denied));
-        }
-        for problem in lacking {
+    let lacking = compiled.problems.iter_mut().filter(|p| is_lacking(p));
+    let denied = mounted.err().filter(|denied| {
+        let told = lacking.map(|problem| {
             problem.message = denied.to_string();
             problem.hint = "let the gateway's user read it".to_owned();
-        }
-    }
+        });
+        told.count() > 0
+    });
     let mut problems = read.problems;
     problems.append(&mut compiled.problems);
     compiled.problems = problems;
     Ok(Loaded {
         compiled,
         secrets: read.resources.secrets,
+        denied,
     })
 }
 
@@ -215,7 +233,9 @@ pub(crate) fn certificate(
     name: &ObjectName,
 ) -> Result<Pem, CertificateError> {
     let folder = dir.join(&name.name);
-    if is_there(&folder) {
+    // Who may not look into `dir` cannot know; what a manifest says is known.
+    let in_manifest = secrets.contains_key(name);
+    if folder.exists() || (is_there(&folder) && !in_manifest) {
         return Ok(Pem {
             origin: folder.display().to_string(),
             certificate: read_pem(&folder.join("tls.crt"), dir)?,

@@ -152,10 +152,14 @@ impl Supervisor {
             .iter()
             .map(|problem| (problem.is_error(), problem.to_string()))
             .collect();
+        let errors = loaded.errors();
         let snapshots = loaded.compiled.snapshots;
         if first && snapshots.is_empty() {
             self.tell_problems();
-            return Err(Fatal::nothing_to_run(self.origin.dir(), &self.problems));
+            return Err(match loaded.denied {
+                Some(denied) if errors == 0 => Fatal::Unreadable(denied),
+                _ => Fatal::nothing_to_run(self.origin.dir(), &self.problems),
+            });
         }
         self.find_certificates(&loaded.secrets, &snapshots, first)?;
         let changes = self.apply(&snapshots);

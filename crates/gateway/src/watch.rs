@@ -25,6 +25,9 @@ struct Stamp {
     length_bytes: u64,
     modified_s: i64,
     modified_ns: i64,
+    /// Owner and permissions decide whether it can be read.
+    changed_s: i64,
+    changed_ns: i64,
 }
 
 /// Remembers how the folder looked.
@@ -96,6 +99,8 @@ fn look(dir: &Path, depth: usize, out: &mut BTreeMap<PathBuf, Stamp>) -> io::Res
                 length_bytes: metadata.len(),
                 modified_s: metadata.mtime(),
                 modified_ns: metadata.mtime_nsec(),
+                changed_s: metadata.ctime(),
+                changed_ns: metadata.ctime_nsec(),
             };
             out.insert(path, stamp);
         }
@@ -122,6 +127,9 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert!(!watch.changed(), "it may come again");
         assert!(watch.changed());
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        fs::set_permissions(dir.path().join("b.yaml"), mode).unwrap();
+        assert!(watch.changed(), "who may read it");
         fs::write(dir.path().join(".hidden"), "x").unwrap();
         assert!(!watch.changed());
         std::os::unix::fs::symlink(dir.path().join(".hidden"), dir.path().join("c.yaml")).unwrap();

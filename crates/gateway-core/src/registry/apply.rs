@@ -157,7 +157,8 @@ impl Registry {
 
     /// Swaps the Snapshot of an ingress point where only what packets are judged by is another: that
     /// costs no walk over addresses and sessions, during which no session could begin. False if more is
-    /// another, and nothing has changed.
+    /// another, and nothing has changed. A session that lacks an address because a pool was full is given
+    /// one by the next edit of more than that, or when it comes again.
     fn rejudge(&mut self, snapshot: &Arc<Snapshot>) -> bool {
         let Some(point) = self.points.get_mut(&snapshot.ingress_point) else {
             return false;

@@ -58,8 +58,14 @@ fn head(line: &str) -> Option<&str> {
 }
 
 fn ends_sections(line: &str) -> bool {
-    let begins = ["test result: ", "running "];
-    matches!(line, "successes:" | "failures:") || begins.iter().any(|begin| line.starts_with(begin))
+    let is_count = |rest: &str| {
+        let count = rest.strip_suffix(" tests").or(rest.strip_suffix(" test"));
+        count.is_some_and(|count| count.parse::<u32>().is_ok())
+    };
+    let ends = ["test result: ok. ", "test result: FAILED. "];
+    matches!(line, "successes:" | "failures:")
+        || line.strip_prefix("running ").is_some_and(is_count)
+        || ends.iter().any(|end| line.starts_with(end))
 }
 
 fn result(line: &str) -> Option<(&str, &str)> {

@@ -93,8 +93,8 @@ fn what_init_wrote_runs_by_the_systemd_unit() {
     // The key is its owner's alone, and the unit's user is not root.
     told(
         &ended(start("start.log")),
-        78,
-        &["VPCIngressPoint default/production", "gateway-tls"],
+        77,
+        &["secrets: Permission denied", "`sudo chown -R nobody "],
     );
     chown(&dir);
     // At boot there may be no route yet; systemd tries again, without end.

@@ -220,6 +220,25 @@ fn a_certificate_that_may_not_be_read() {
     let words = ["secrets: Permission denied", chown];
     told(&as_nobody("--manifests"), 77, &words);
     told(&as_nobody("check"), 77, &["secrets: Permission denied"]);
+    // That hides no other error, and what a manifest holds needs no look into the folder.
+    let manifest = fabric.manifests.dir.join("secret.yaml");
+    fs::write(&manifest, "kind: [").unwrap();
+    let ended = as_nobody("check");
+    told(&ended, 65, &["1 error(s)"]);
+    for word in ["secrets: Permission denied", "secret.yaml:"] {
+        assert!(ended.output.contains(word), "{word}: {}", ended.output);
+    }
+    let indented = |pem: &str| pem.replace('\n', "\n    ");
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: gateway-tls}}\ntype: kubernetes.io/tls\n\
+         stringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(&chain),
+        indented(&key)
+    );
+    fs::write(&manifest, secret).unwrap();
+    let ended = as_nobody("check");
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(ended.output.contains("1 listener(s)"), "{}", ended.output);
 }
 
 /// Lets user 65534 read the manifests and write the state.
