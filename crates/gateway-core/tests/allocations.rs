@@ -1,12 +1,6 @@
 //! Invariant 7: the packet loop allocates nothing at steady state.
-#![allow(
-    unsafe_code,
-    reason = "a counting allocator has to implement GlobalAlloc"
-)]
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by a panic")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,53 +9,16 @@ use masque_gateway_core::{
     SlotId, VpcIndex, VpcVerdict,
 };
 use masque_model::{
-    Action, AddressPool, Attachment, AttachmentLimits, AttachmentSet, AuthMethods, BridgeMode,
-    ConnectorKey, Direction, Fabric, Mode, ObjectName, PortMatch, PrefixMatch, ProtocolMatch, Rule,
-    SessionLimits, Sid, Snapshot, StaticFabric,
+    Action, Attachment, AttachmentLimits, Direction, Mode, PortMatch, PrefixMatch, ProtocolMatch,
+    Rule, Snapshot,
 };
 use masque_packet::build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp};
 use masque_packet::segment::GsoInfo;
-
-/// Counts the allocations of each thread, so that the test harness does not count.
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // During the teardown of a thread there is no counter, and nothing to count.
-    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call goes to the system allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are those of the system allocator.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are those of the system allocator.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are those of the system allocator.
-        unsafe { System.realloc(pointer, layout, new_bytes) }
-    }
-}
+use masque_testkit::allocations::{CountingAllocator, allocations, first_of_ours};
+use masque_testkit::snapshots;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(mut f: impl FnMut()) -> u64 {
-    let before = COUNT.get();
-    f();
-    COUNT.get() - before
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const SESSIONS: u8 = 8;
 const NOW: Now = Now {
@@ -69,15 +26,10 @@ const NOW: Now = Now {
     unix_s: 1_000,
 };
 
-fn key(number: u8) -> ConnectorKey {
-    ConnectorKey::from_bytes([number; 32])
-}
-
 /// A thousand rules: 998 that name ports or prefixes that nothing here has, one that allows the
 /// flows of the test, and one in Audit mode.
 fn rules() -> Vec<Rule> {
     let rule = |number: u16, mode, prefix: String, port| Rule {
-        policy: ObjectName::new("default", "policy"),
         name: format!("rule-{number}"),
         mode,
         action: if mode == Mode::Audit || number.is_multiple_of(2) {
@@ -85,8 +37,6 @@ fn rules() -> Vec<Rule> {
         } else {
             Action::Allow
         },
-        direction: Direction::ToVpc,
-        attachments: AttachmentSet::All,
         prefixes: vec![PrefixMatch {
             prefix: prefix.parse().unwrap(),
             except: Vec::new(),
@@ -95,7 +45,7 @@ fn rules() -> Vec<Rule> {
             protocol: ProtocolMatch::Number(6),
             ports: port,
         }],
-        not_after_unix_s: None,
+        ..snapshots::allow(Direction::ToVpc)
     };
     let mut rules: Vec<Rule> = (0..998)
         .map(|number| {
@@ -117,52 +67,14 @@ fn rules() -> Vec<Rule> {
 
 fn snapshot() -> Snapshot {
     let attachments = (1..=SESSIONS).map(|number| Attachment {
-        name: ObjectName::new("default", format!("a{number}")),
-        connector: "laptop".into(),
-        key: key(number),
-        ipv4: true,
-        ipv6: true,
-        addresses: vec![IpAddr::from([10, 200, 0, number + 1])],
-        routes: vec!["10.0.0.0/16".parse().unwrap()],
-        suspended: false,
         limits: AttachmentLimits {
             sessions: 4,
             bits_per_second: Some(1 << 40),
         },
+        ipv6: true,
+        ..snapshots::attachment(number, [10, 200, 0, number + 1])
     });
-    let pool = |prefix: &str| AddressPool {
-        prefix: prefix.parse().unwrap(),
-        reserved: Vec::new(),
-    };
-    Snapshot {
-        version: 1,
-        ingress_point: ObjectName::new("default", "gateway"),
-        vpc: ObjectName::new("default", "vpc"),
-        listeners: Vec::new(),
-        auth: AuthMethods {
-            concealed_key: true,
-            client_certificate: true,
-        },
-        pools: vec![pool("10.200.0.0/24")],
-        routes: vec!["10.0.0.0/16".parse().unwrap()],
-        fabric: Fabric::Static(StaticFabric {
-            local_sid: Sid("2001:db8:ff03:1:e001::".parse().unwrap()),
-            local_sid_ipv4: None,
-            source_address: "2001:db8:ff03:1::1".parse().unwrap(),
-            routes: Vec::new(),
-        }),
-        bridge: BridgeMode::Kernel,
-        mtu_bytes: None,
-        sessions: SessionLimits {
-            idle_timeout_ms: 60_000,
-            resume_window_ms: 0,
-            address_quarantine_ms: 0,
-            max_total: 100,
-        },
-        attachments: attachments.collect(),
-        rules: rules(),
-        drain_deadline_ms: 0,
-    }
+    snapshots::snapshot(attachments.collect(), rules())
 }
 
 fn shard() -> (Registry, Dataplane, Vec<SlotId>) {
@@ -177,7 +89,7 @@ fn shard() -> (Registry, Dataplane, Vec<SlotId>) {
     let scope = Scope::default();
     let slots = (1..=SESSIONS).map(|number| {
         let request = AdmitRequest {
-            key: key(number),
+            key: snapshots::key(number),
             vpc: None,
             listener: None,
             scope: &scope,
@@ -273,8 +185,9 @@ fn nothing_is_allocated_per_packet() {
         noted += missed;
     };
     round(0);
-    let count = allocations(|| (1..=50).for_each(&mut round));
-    assert_eq!(count, 0, "allocations while {judged} packets were judged");
+    let ((), count) = allocations(|| (1..=50).for_each(&mut round));
+    let first = first_of_ours();
+    assert_eq!(count.ours, 0, "while {judged} packets were judged: {first}");
     assert!(judged > 150_000 && forwarded > 50_000 && delivered > 50_000 && answered > 100);
     assert!(noted > 0, "flows that Audit would deny took place");
     assert_eq!(
@@ -287,5 +200,6 @@ fn nothing_is_allocated_per_packet() {
 
 #[test]
 fn the_counter_counts() {
-    assert!(allocations(|| drop(std::hint::black_box(vec![0u8; 100]))) > 0);
+    let ((), count) = allocations(|| drop(std::hint::black_box(vec![0u8; 100])));
+    assert!(count.ours > 0);
 }

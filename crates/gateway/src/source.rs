@@ -123,14 +123,15 @@ pub(crate) fn load(dir: &Path, previous: &[Snapshot]) -> Result<Loaded, Fatal> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut compiled = compile(&read.resources, now_unix_s, &options, previous);
-    let lacking = compiled.problems.iter_mut().filter(|p| is_lacking(p));
-    let denied = mounted.err().filter(|denied| {
-        let told = lacking.map(|problem| {
+    let denied = mounted
+        .err()
+        .filter(|_| compiled.problems.iter().any(is_lacking));
+    if let Some(denied) = &denied {
+        for problem in compiled.problems.iter_mut().filter(|p| is_lacking(p)) {
             problem.message = denied.to_string();
             problem.hint = "let the gateway's user read it".to_owned();
-        });
-        told.count() > 0
-    });
+        }
+    }
     let mut problems = read.problems;
     problems.append(&mut compiled.problems);
     compiled.problems = problems;
@@ -234,8 +235,7 @@ pub(crate) fn certificate(
 ) -> Result<Pem, CertificateError> {
     let folder = dir.join(&name.name);
     // Who may not look into `dir` cannot know; what a manifest says is known.
-    let in_manifest = secrets.contains_key(name);
-    if folder.exists() || (is_there(&folder) && !in_manifest) {
+    if folder.exists() || (!secrets.contains_key(name) && is_there(&folder)) {
         return Ok(Pem {
             origin: folder.display().to_string(),
             certificate: read_pem(&folder.join("tls.crt"), dir)?,

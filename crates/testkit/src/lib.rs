@@ -1,4 +1,5 @@
-//! For tests only: network namespaces, packet capture and development certificates.
+//! For tests only: network namespaces, packet capture, development certificates, Snapshots and a
+//! counting allocator.
 //!
 //! Everything here fails a test by panicking with the command and its output: a laboratory that
 //! cannot be built is a failed test. Ask [`Lab::available`] first and skip loudly when it says why
@@ -17,6 +18,7 @@ pub mod allocations;
 mod capture;
 mod certs;
 mod netns;
+pub mod snapshots;
 
 pub use capture::Capture;
 pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};

@@ -106,9 +106,16 @@ pub(crate) struct Admitted {
     address: AddressKey,
     handshaking: bool,
     validated: bool,
-    in_use: bool,
-    /// Its place among those out of use.
-    unused: Option<u64>,
+    usage: Usage,
+}
+
+/// Whether a connection is in use, as far as the driver told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Usage {
+    Untold,
+    InUse,
+    /// With its place among those out of use.
+    Unused(u64),
 }
 
 impl Register {
@@ -166,37 +173,36 @@ impl Register {
             address,
             handshaking: true,
             validated,
-            in_use: false,
-            unused: None,
+            usage: Usage::Untold,
         }
     }
 
     /// The connection in `slot` went out of use, after all others that are.
     pub(crate) fn unused(&mut self, admitted: &mut Admitted, slot: u32) {
-        if admitted.unused.is_none() {
-            let place = self.next_unused;
-            self.next_unused += 1;
-            admitted.unused = Some(place);
-            self.unused.insert(place, slot);
-            let of_address = self.per_address.entry(admitted.address).or_default();
-            of_address.connections += usize::from(std::mem::take(&mut admitted.in_use));
-            of_address.unused.insert(place, slot);
+        if matches!(admitted.usage, Usage::Unused(_)) {
+            return;
         }
+        let place = self.next_unused;
+        self.next_unused += 1;
+        self.unused.insert(place, slot);
+        let of_address = self.per_address.entry(admitted.address).or_default();
+        of_address.connections += usize::from(admitted.usage == Usage::InUse);
+        of_address.unused.insert(place, slot);
+        admitted.usage = Usage::Unused(place);
     }
 
     /// A connection is in use.
     pub(crate) fn used(&mut self, admitted: &mut Admitted) {
-        if std::mem::replace(&mut admitted.in_use, true) {
-            return;
-        }
-        let place = admitted.unused.take();
-        if let Some(place) = place {
-            self.unused.remove(&place);
-        }
+        let place = match std::mem::replace(&mut admitted.usage, Usage::InUse) {
+            Usage::InUse => return,
+            Usage::Untold => None,
+            Usage::Unused(place) => Some(place),
+        };
         if let Entry::Occupied(mut entry) = self.per_address.entry(admitted.address) {
             let of_address = entry.get_mut();
             of_address.connections -= 1;
             if let Some(place) = place {
+                self.unused.remove(&place);
                 of_address.unused.remove(&place);
             }
             if of_address.connections == 0 {

@@ -39,7 +39,7 @@ const ARROWS: &[(&str, Kind, &[&str])] = &[
         &["api", "controller", "model", "stream", "telemetry"],
     ),
     ("telemetry", Kind::Io, &[]),
-    ("testkit", Kind::Io, &[]),
+    ("testkit", Kind::Io, &["model"]),
     (
         "gateway",
         Kind::Io,

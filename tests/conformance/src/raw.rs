@@ -97,12 +97,9 @@ fn with_links<F>(links: Links, test: impl FnOnce(Dialer, Arc<Gateway>) -> F + Se
 where
     F: Future<Output = ()>,
 {
-    let Some(mut fabric) = Fabric::with(links) else {
-        return;
-    };
-    fabric.connector("laptop");
-    fabric.manifests.attach("laptop", "production-vpc");
-    with_fabric(&fabric, test);
+    if let Some(fabric) = Fabric::with_laptop(links) {
+        with_fabric(&fabric, test);
+    }
 }
 
 /// As [`with_gateway_process`], in a fabric where the connector `laptop` is attached to production.

@@ -16,7 +16,7 @@ use masque_conformance::{
     },
     with_fabric, with_gateway,
 };
-use masque_netns_tests::{Fabric, eventually};
+use masque_netns_tests::{Fabric, Links, eventually};
 use masque_packet::{
     build::{TcpFields, build_icmp_echo, build_ip, build_tcp, build_udp},
     ip,
@@ -141,13 +141,11 @@ fn n43_a_target_outside_the_routes_is_prohibited() {
 /// RFC 9484 §4.1: a proxy that gives up a tunnel closes its stream; until then the addresses stay.
 #[test]
 fn n13_n44_an_idle_tunnel_ends_and_its_address_is_free_again() {
-    let Some(mut fabric) = Fabric::new() else {
+    let Some(mut fabric) = Fabric::with_laptop(Links::default()) else {
         return;
     };
-    for name in ["laptop", "phone"] {
-        fabric.connector(name);
-        fabric.manifests.attach(name, "production-vpc");
-    }
+    fabric.connector("phone");
+    fabric.manifests.attach("phone", "production-vpc");
     let production = fabric.manifests.production();
     production.pools = vec!["10.0.100.4/32".into()];
     for field in ["idleTimeout", "resumeWindow", "addressQuarantine"] {
@@ -369,11 +367,9 @@ const TOO_BIG_BYTES: usize = 1460;
 /// RFC 9484 §10.1: a packet that no datagram holds is dropped and reported, and not sent as a capsule.
 #[test]
 fn n64_a_packet_too_big_is_reported_and_no_capsule() {
-    let Some(mut fabric) = Fabric::new() else {
+    let Some(mut fabric) = Fabric::with_laptop(Links::default()) else {
         return;
     };
-    fabric.connector("laptop");
-    fabric.manifests.attach("laptop", "production-vpc");
     let ping_back = "{name: ping-back, direction: FromVPC, ports: [{protocol: ICMP}]}";
     let production = fabric.manifests.production();
     production.rules.push(ping_back.into());

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use masque_netns_tests::Fabric;
+use masque_netns_tests::{Fabric, Links};
 use masque_testkit::Capture;
 
 /// UDP packets looked at.
@@ -16,11 +16,9 @@ const PACKETS: usize = 40;
 
 #[test]
 fn n65_neither_dscp_nor_ecn_of_inner_packets_is_copied() {
-    let Some(mut fabric) = Fabric::new() else {
+    let Some(fabric) = Fabric::with_laptop(Links::default()) else {
         return;
     };
-    fabric.connector("laptop");
-    fabric.manifests.attach("laptop", "production-vpc");
     let _gateway = fabric.start_gateway();
     let _client = fabric.attach(&fabric.laptop, "laptop", "production-vpc");
     let capture = Capture::open(&fabric.laptop, "eth0");

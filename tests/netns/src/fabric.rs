@@ -99,6 +99,16 @@ impl Fabric {
         Self::build(links, Decapsulation::EachFamily)
     }
 
+    /// A fabric with these links where the connector `laptop` is attached to production, or `None`
+    /// after a `SKIPPED:` line.
+    #[track_caller]
+    pub fn with_laptop(links: Links) -> Option<Self> {
+        let mut fabric = Self::with(links)?;
+        fabric.connector("laptop");
+        fabric.manifests.attach("laptop", "production-vpc");
+        Some(fabric)
+    }
+
     /// A fabric of VRFs and one SID for each VPC, or `None` after a `SKIPPED:` line.
     #[track_caller]
     pub fn with_vrfs() -> Option<Self> {

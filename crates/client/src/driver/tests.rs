@@ -267,6 +267,24 @@ fn a_restarted_gateway_is_found_again() {
     assert_eq!(back[28..], 77_u16.to_be_bytes());
 }
 
+/// As while a gateway's authority is replaced by another (docs/operations.md).
+#[test]
+fn either_of_two_authorities_in_one_file_is_trusted() {
+    let place = Place::new();
+    let gateway = place.run(0);
+    let other = DevelopmentCa::new();
+    for both in [[other.pem(), &place.ca], [&place.ca, other.pem()]] {
+        let mut config = place.config("127.0.0.1", gateway.port);
+        config.trust = ServerTrust::RootsPem(both.concat().into_bytes());
+        let attached = attach(&config).unwrap();
+        attached.events.wait_up(PATIENCE).unwrap();
+    }
+    let mut config = place.config("127.0.0.1", gateway.port);
+    config.trust = ServerTrust::RootsPem(other.pem().as_bytes().to_vec());
+    let attached = attach(&config).unwrap();
+    attached.events.wait_up(PATIENCE).unwrap_err();
+}
+
 #[test]
 fn nobody_listening_is_said_at_once() {
     let place = Place::new();

@@ -57,7 +57,7 @@ impl Reader<'_> {
             .and_then(Node::text)
             .unwrap_or_default();
         let kind = node.field("kind").and_then(Node::text).unwrap_or_default();
-        if kind == "List" && path.is_empty() {
+        if kind == LIST && path.is_empty() {
             return self.list(node);
         }
         let name = name_of(node);
@@ -82,6 +82,13 @@ impl Reader<'_> {
                 // What it was before the typo stays in force.
                 self.remember_unreadable(Some(meant), name);
                 let hint = format!("did you mean {meant}?");
+                let finding = not_read(node, path, (api_version, kind), hint);
+                self.report(object, Severity::Error, finding);
+            }
+            Class::Foreign if is_almost_a_list(node, kind) => {
+                // Whatever is in it may be in force.
+                self.manifests.resources.incomplete = true;
+                let hint = format!("did you mean {LIST}?");
                 let finding = not_read(node, path, (api_version, kind), hint);
                 self.report(object, Severity::Error, finding);
             }
@@ -224,6 +231,9 @@ impl Reader<'_> {
     }
 }
 
+/// The kind of a document that holds others.
+const LIST: &str = "List";
+
 enum Class {
     /// A kind that is read.
     Read(Kind),
@@ -254,6 +264,11 @@ fn classify(api_version: &str, kind: &str) -> Class {
         Some(kind) if api_version == API_VERSION => Class::Read(kind),
         Some(_) => Class::WrongVersion,
     }
+}
+
+/// Whether a document of items is called a List but for a typo.
+fn is_almost_a_list(node: &Node, kind: &str) -> bool {
+    node.field("items").is_some() && suggest::closest(kind, [LIST]).is_some()
 }
 
 fn not_read(

@@ -343,6 +343,16 @@ fn a_list_without_items_may_have_held_anything() {
         assert_eq!(problem.message, "a List needs items");
         assert!(manifests.resources.incomplete, "{rest}");
     }
+    for typo in ["Lst", "list", "Lists"] {
+        let text = format!("apiVersion: v1\nkind: {typo}\nitems: []\n");
+        let manifests = parse(&[file("a.yaml", &text)]);
+        assert!(manifests.problems[0].is_error(), "{typo}");
+        assert_eq!(manifests.problems[0].hint, "did you mean List?");
+        assert!(manifests.resources.incomplete, "{typo}");
+    }
+    let other = "apiVersion: v1\nkind: ConfigMapList\nitems: []\n";
+    let other = parse(&[file("a.yaml", other)]);
+    assert!(!other.problems[0].is_error() && !other.resources.incomplete);
     let empty = parse(&[file("a.yaml", "apiVersion: v1\nkind: List\nitems: []\n")]);
     assert_eq!(
         (empty.problems.len(), empty.resources.incomplete),

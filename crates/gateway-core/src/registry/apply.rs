@@ -387,7 +387,7 @@ fn serves_the_same(former: &Snapshot, next: &Snapshot) -> bool {
     // A new field has to be judged here as well.
     let Snapshot {
         version: _,
-        ingress_point,
+        ingress_point: _,
         vpc,
         listeners: _,
         auth: _,
@@ -401,8 +401,7 @@ fn serves_the_same(former: &Snapshot, next: &Snapshot) -> bool {
         rules: _,
         drain_deadline_ms: _,
     } = next;
-    former.ingress_point == *ingress_point
-        && former.vpc == *vpc
+    former.vpc == *vpc
         && former.pools == *pools
         && former.mtu_bytes == *mtu_bytes
         && former.sessions == *sessions

@@ -15,7 +15,7 @@ use masque_gateway_core::{
 use masque_http3 as http3;
 use masque_model::ObjectName;
 use masque_protocol::{Role, Session};
-use masque_testkit::Lab;
+use masque_testkit::{Lab, Netns};
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
     sockets::{SocketOptions, UdpSocket},
@@ -288,22 +288,28 @@ fn a_connection_that_comes_while_draining_is_told_to_go_away() {
     bench.until(|bench| bench.goaways().last() == Some(&0));
 }
 
-/// A TUN queue with one packet to read.
-pub(super) fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
-    let host = lab.host("vpc");
+/// `tun0` in a namespace that is a VPC, where 10.0.0.1 is its host.
+fn tun(host: &Netns) -> (TunDevice, TunQueue) {
     let config = TunConfig {
         name: "tun0".to_owned(),
         queues: 1,
         offload: true,
     };
-    let (_, mut queues) = host.enter(|| TunDevice::open(&config)).unwrap();
+    let (device, mut queues) = host.enter(|| TunDevice::open(&config)).unwrap();
     host.ip(&["link", "set", "tun0", "up", "mtu", "1400"]);
     host.address("tun0", "10.0.0.1/24");
+    (device, queues.remove(0))
+}
+
+/// A TUN queue with one packet to read.
+pub(super) fn queue_with_a_packet(lab: &mut Lab) -> TunQueue {
+    let host = lab.host("vpc");
+    let (_, queue) = tun(&host);
     host.enter(|| {
         let socket = std::net::UdpSocket::bind("10.0.0.1:0").unwrap();
         socket.send_to(b"a reply", "10.0.0.2:9").unwrap();
     });
-    queues.remove(0)
+    queue
 }
 
 /// The last queue takes its device with it, which takes the kernel a while.
@@ -314,14 +320,9 @@ fn a_queue_is_closed_by_another_thread() {
     }
     let mut lab = Lab::new();
     let host = lab.host("vpc");
-    let config = TunConfig {
-        name: "tun0".to_owned(),
-        queues: 1,
-        offload: true,
-    };
-    let (_, mut queues) = host.enter(|| TunDevice::open(&config)).unwrap();
+    let (_, queue) = tun(&host);
     let Bench { mut shard, .. } = Bench::new();
-    shard.open_vpc(VpcIndex(0), queues.remove(0), false);
+    shard.open_vpc(VpcIndex(0), queue, false);
     let closing = Arc::new(());
     let close = Command::CloseVpc {
         vpc: VpcIndex(0),

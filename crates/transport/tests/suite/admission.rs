@@ -217,6 +217,13 @@ fn strangers_keep_nobody_out() {
     }
 }
 
+fn tunnels_in_use(pair: &mut Pair, count: usize) {
+    for _ in 0..count {
+        let (_, at_server, _) = pair.tunnel();
+        use_it(pair, at_server, true);
+    }
+}
+
 #[test]
 fn any_number_of_clients_share_an_address() {
     let mut pair = bounded(Admission {
@@ -224,10 +231,7 @@ fn any_number_of_clients_share_an_address() {
         unused: Some(UNUSED),
         ..Admission::default()
     });
-    for _ in 0..5 {
-        let (_, at_server, _) = pair.tunnel();
-        use_it(&mut pair, at_server, true);
-    }
+    tunnels_in_use(&mut pair, 5);
     let stats = pair.server.stats();
     assert_eq!(
         (stats.connections_evicted, stats.handshakes_refused),
@@ -243,10 +247,7 @@ fn connections_in_use_are_not_evicted() {
         unused: Some(UNUSED),
         ..Admission::default()
     });
-    for _ in 0..3 {
-        let (_, at_server, _) = pair.tunnel();
-        use_it(&mut pair, at_server, true);
-    }
+    tunnels_in_use(&mut pair, 3);
     pair.connect();
     pair.run_for(SECOND);
     let stats = pair.server.stats();

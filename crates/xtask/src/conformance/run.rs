@@ -146,16 +146,28 @@ mod tests {
 
     #[test]
     fn of_two_tests_of_one_name_the_worst_counts() {
-        let skipped =
-            "test n01_one ... ok\n---- n01_one stdout ----\nSKIPPED: no\ntest result: ok.\n";
+        let skipped = "test n01_one ... ok\n---- n01_one stdout ----\nSKIPPED: no\ntest result: ok. 1 passed;\n";
         for printed in [
             format!("{skipped}test n01_one ... ok\n"),
-            format!("test n01_one ... ok\ntest result: ok.\n{skipped}"),
+            format!("test n01_one ... ok\ntest result: ok. 1 passed;\n{skipped}"),
         ] {
             assert_eq!(read(&printed).results[&1]["n01_one"], Verdict::Skipped);
         }
         let failed = format!("test n01_one ... FAILED\n{skipped}");
         assert_eq!(read(&failed).results[&1]["n01_one"], Verdict::Failed);
+    }
+
+    /// What a test prints may look like what the harness does.
+    #[test]
+    fn a_section_is_ended_by_the_harness_alone() {
+        let printed = "test n01_one ... ok\n---- n01_one stdout ----\nrunning 3 clients\n\
+                       test result: 4\ntest n02_two ... ok\nSKIPPED: no\nrunning 2 tests\n\
+                       test n03_three ... ok\n";
+        let run = read(printed);
+        assert!(run.unclear.is_empty(), "{run:?}");
+        assert_eq!(run.results[&1]["n01_one"], Verdict::Skipped);
+        assert!(!run.results.contains_key(&2));
+        assert_eq!(run.results[&3]["n03_three"], Verdict::Passed);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use masque_netns_tests::Fabric;
+use masque_netns_tests::{Fabric, Links};
 
 /// The workload of production at node-1.
 const WORK_V4: &str = "10.0.1.10";
@@ -49,10 +49,7 @@ fn at(text: &str, port: u16) -> SocketAddr {
 
 /// A fabric where `laptop` is attached to production.
 fn with_laptop() -> Option<Fabric> {
-    let mut fabric = Fabric::new()?;
-    fabric.connector("laptop");
-    fabric.manifests.attach("laptop", "production-vpc");
-    Some(fabric)
+    Fabric::with_laptop(Links::default())
 }
 
 /// A fabric where `laptop` and `phone` are attached to production.
