@@ -1,5 +1,5 @@
-//! For tests only: network namespaces, packet capture, development certificates, Snapshots and a
-//! counting allocator.
+//! For tests only: network namespaces, packet capture, development certificates, ports, Snapshots and
+//! a counting allocator.
 //!
 //! Everything here fails a test by panicking with the command and its output: a laboratory that
 //! cannot be built is a failed test. Ask [`Lab::available`] first and skip loudly when it says why
@@ -18,8 +18,10 @@ pub mod allocations;
 mod capture;
 mod certs;
 mod netns;
+mod ports;
 pub mod snapshots;
 
 pub use capture::Capture;
 pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};
 pub use netns::{Lab, Netns, Skip};
+pub use ports::free_port;

@@ -25,8 +25,8 @@ mod wait;
 
 pub use cluster::Cluster;
 pub use kubelet::GatewayPod;
+pub use masque_testkit::free_port;
 pub use operator::Operator;
-pub use programs::free_port;
 pub(crate) use programs::program;
 pub use proxy::{Fault, FaultProxy};
 pub use site::Site;

@@ -1,7 +1,6 @@
 //! Where the programs under test are.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     process::Command,
     sync::{Mutex, PoisonError},
@@ -32,10 +31,4 @@ pub(crate) fn program(name: &str) -> PathBuf {
         assert!(status.success(), "{command:?}: {status}");
     }
     path
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use masque_packet::build::build_udp;
-use masque_testkit::DevelopmentCa;
+use masque_testkit::{DevelopmentCa, free_port};
 use masque_transport::{
     sockets::{SocketOptions, UdpSocket},
     tls::ServerTrust,
@@ -235,17 +235,10 @@ fn packets_pass_both_ways_without_a_device() {
     assert_eq!(handle.ping(None, 0, Duration::ZERO), Err(PingError::Over));
 }
 
-/// A port that nobody is given who asks for any, as other tests do meanwhile: Linux gives those from
-/// 32768 on (net.ipv4.ip_local_port_range).
-fn lasting_port(from: u16) -> u16 {
-    let is_free = |port: &u16| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    (from..from + 1000).find(is_free).expect("a free port")
-}
-
 #[test]
 fn a_restarted_gateway_is_found_again() {
     let place = Place::new();
-    let gateway = place.run(lasting_port(20_000));
+    let gateway = place.run(free_port());
     let port = gateway.port;
     let attached = attach(&place.config("127.0.0.1", port)).unwrap();
     attached.events.wait_up(PATIENCE).unwrap();
@@ -288,7 +281,7 @@ fn either_of_two_authorities_in_one_file_is_trusted() {
 #[test]
 fn nobody_listening_is_said_at_once() {
     let place = Place::new();
-    let attached = attach(&place.config("127.0.0.1", lasting_port(21_000))).unwrap();
+    let attached = attach(&place.config("127.0.0.1", free_port())).unwrap();
     let error = attached.events.wait_up(PATIENCE).unwrap_err();
     // After a silence it would be another one.
     assert_eq!(error.code(), "unreachable", "{error}");

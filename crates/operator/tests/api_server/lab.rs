@@ -1,7 +1,9 @@
 //! A namespace on the API server of `KUBECONFIG`, operators as processes, and pods as stream clients.
 
 use std::{
-    process::{Child, Command, Stdio},
+    fs::File,
+    io::{Read as _, Seek as _},
+    process::{Child, Command},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use kube::{
     },
 };
 use masque_stream::{Client, ClientConfig, Kept};
+use masque_testkit::free_port;
 use serde_json::{Value, json};
 
 /// How long anything may take that needs no lease to run out.
@@ -33,17 +36,25 @@ pub(crate) struct Lab {
     pub(crate) namespace: String,
 }
 
-/// An operator process; killed when dropped.
+/// An operator process; killed when dropped. Of a test that fails, its log is shown.
 pub(crate) struct Operator {
     pub(crate) child: Child,
     pub(crate) admin: String,
+    log: File,
 }
 
 impl Drop for Operator {
     fn drop(&mut self) {
         // It may have ended already.
         let _killed = self.child.kill();
-        let _reaped = self.child.wait();
+        let ended = self.child.wait();
+        if std::thread::panicking() {
+            let mut log = String::new();
+            let read = self.log.rewind();
+            let read = read.and_then(|()| self.log.read_to_string(&mut log));
+            let admin = &self.admin;
+            eprintln!("the operator at {admin} ({ended:?}, {read:?}):\n{log}");
+        }
     }
 }
 
@@ -101,12 +112,6 @@ impl Operator {
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer)
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Lab {
@@ -181,6 +186,7 @@ impl Lab {
     /// Starts an operator for this namespace; `stream` is what pods dial.
     pub(crate) fn operator(&self, name: &str, stream: u16) -> Operator {
         let admin = format!("127.0.0.1:{}", free_port());
+        let log = tempfile::tempfile().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_masque-operator"))
             .args([
                 "--namespace",
@@ -198,13 +204,11 @@ impl Lab {
             ])
             .args(["--stream-address", &format!("127.0.0.1:{stream}")])
             .args(["--stream-url", &format!("https://127.0.0.1:{stream}")])
-            .stderr(match std::env::var_os("OPERATOR_LOG") {
-                Some(_) => Stdio::inherit(),
-                None => Stdio::null(),
-            })
+            .stdout(log.try_clone().unwrap())
+            .stderr(log.try_clone().unwrap())
             .spawn()
             .unwrap();
-        Operator { child, admin }
+        Operator { child, admin, log }
     }
 
     pub(crate) fn port() -> u16 {

@@ -1,0 +1,52 @@
+//! Ports for servers that a test starts, and may start again.
+
+use std::{
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// Below what Linux gives who asks for any port (`net.ipv4.ip_local_port_range`, from 32768 on) and
+/// below NodePorts (from 30000 on): nobody takes one of these by chance.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 20_000;
+
+static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
+
+/// A port on which nothing listens, by TCP or UDP, given to one caller of this process only.
+///
+/// Port 0 finds one as well, but a moment after it was closed a connection of another test may
+/// have it.
+///
+/// # Panics
+///
+/// When none of 20,000 is free.
+#[must_use]
+pub fn free_port() -> u16 {
+    // Processes that run side by side begin apart.
+    let begin = std::process::id().wrapping_mul(97) % u32::from(COUNT);
+    for _ in 0..COUNT {
+        let turn = u32::from(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+        let offset = (begin + turn) % u32::from(COUNT);
+        let port = FIRST + u16::try_from(offset).expect("below 20,000");
+        let address = (Ipv4Addr::UNSPECIFIED, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_gets_a_port_twice_or_one_that_is_taken() {
+        let first = free_port();
+        let next = FIRST + (first - FIRST + 1) % COUNT;
+        let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, next));
+        let second = free_port();
+        assert!(![first, next].contains(&second), "{first} {next} {second}");
+        assert!((FIRST..FIRST + COUNT).contains(&second));
+    }
+}
