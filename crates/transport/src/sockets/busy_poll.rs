@@ -8,17 +8,26 @@ use std::{
 /// The longest look, unless it is set: about what two wake-ups of a halted processor cost.
 pub const BUSY_POLL_MAX: Duration = Duration::from_micros(100);
 
+/// Work of so long between two waits was a batch: some thirty packets, or one on a processor that
+/// somebody else had meanwhile.
+const BATCH: Duration = Duration::from_micros(50);
+
 /// Waits for descriptors without sleeping while packets come close to each other.
 ///
 /// A sleep costs a wake-up: 20 to 40 µs of a halted virtual processor, as much as a hundred packets.
 /// A wait that was shorter than the longest look says that the next one will be, too, and is spent
 /// looking; a longer one says that the thread should sleep at once. So a thread without traffic, or
 /// with packets far apart, looks at nothing, and a burst costs one look in vain at its end.
+///
+/// After a batch it sleeps at once: many packets share that wake-up, the next batch grows meanwhile,
+/// and whoever makes its packets may be waiting for this very processor.
 #[derive(Debug)]
 pub struct BusyPoll {
     max: Duration,
     window: Duration,
     looked: Duration,
+    /// When the last wait was over.
+    woke: Option<Instant>,
 }
 
 impl BusyPoll {
@@ -34,6 +43,7 @@ impl BusyPoll {
             max,
             window: Duration::ZERO,
             looked: Duration::ZERO,
+            woke: None,
         }
     }
 
@@ -54,7 +64,8 @@ impl BusyPoll {
             return;
         }
         let begun = Instant::now();
-        let look = timeout.map_or(self.window, |timeout| timeout.min(self.window));
+        let window = self.window_at(begun);
+        let look = timeout.map_or(window, |timeout| timeout.min(window));
         let mut elapsed = Duration::ZERO;
         let mut found = false;
         while !found && elapsed < look {
@@ -68,7 +79,17 @@ impl BusyPoll {
                 poll(rest);
             }
         }
-        self.waited(begun.elapsed());
+        let end = Instant::now();
+        self.woke = Some(end);
+        self.waited(end.duration_since(begun));
+    }
+
+    /// How long a wait that begins now may look.
+    fn window_at(&self, begun: Instant) -> Duration {
+        match self.woke {
+            Some(woke) if begun.duration_since(woke) >= BATCH => Duration::ZERO,
+            _ => self.window,
+        }
     }
 
     fn waited(&mut self, time: Duration) {
@@ -137,6 +158,21 @@ mod tests {
             assert_eq!(polls, 1);
         }
         assert_eq!(off.looked(), Duration::ZERO);
+    }
+
+    #[test]
+    fn after_a_batch_it_sleeps_at_once_and_after_a_few_packets_it_looks() {
+        let mut busy = BusyPoll::bounded(MAX);
+        busy.waited(Duration::ZERO);
+        let woke = Instant::now();
+        busy.woke = Some(woke);
+        assert_eq!(busy.window_at(woke + BATCH / 2), MAX);
+        assert_eq!(busy.window_at(woke + BATCH), Duration::ZERO);
+        // The time is counted from the end of the last wait, and turns without a wait do not end it.
+        busy.wait(Some(Duration::ZERO), |_| true);
+        assert_eq!(busy.woke, Some(woke));
+        busy.wait(None, |_| true);
+        assert!(busy.woke > Some(woke));
     }
 
     #[test]
