@@ -49,18 +49,23 @@ pub struct Events {
 /// events.
 pub fn attach(config: &AttachConfig) -> Result<PacketAttachment, AttachError> {
     let (port, sender, receiver) = channel()?;
-    let (tell, events) = mpsc::sync_channel(EVENTS_MAX);
-    let observer: Observer = Box::new(move |event| {
-        // An application that dropped its end is not interested.
-        let _ = tell.try_send(event.clone());
-    });
+    let (observer, events) = observed();
     let attachment = start(config, port, observer)?;
     Ok(PacketAttachment {
         sender,
         receiver,
-        events: Events { receiver: events },
+        events,
         attachment,
     })
+}
+
+fn observed() -> (Observer, Events) {
+    let (tell, receiver) = mpsc::sync_channel(EVENTS_MAX);
+    let observer: Observer = Box::new(move |event| {
+        // An application that dropped its end is not interested.
+        let _ = tell.try_send(event.clone());
+    });
+    (observer, Events { receiver })
 }
 
 /// Attaches a queue of a TUN device. `observer` sees every event on the attachment's own thread and
@@ -152,5 +157,20 @@ impl Events {
             }
         }
         Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_nobody_takes_are_bounded_and_hold_nothing_up() {
+        let (mut observer, events) = observed();
+        for _ in 0..2 * EVENTS_MAX {
+            observer(&TunnelEvent::Closed(None));
+        }
+        let taken = std::iter::from_fn(|| events.next_timeout(Duration::ZERO));
+        assert_eq!(taken.count(), EVENTS_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! The control socket: `masque-gateway sessions`, `status` and `explain` ask a running gateway.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     os::unix::{
         fs::{DirBuilderExt as _, PermissionsExt as _},
         net::UnixStream as BlockingStream,
@@ -120,8 +120,13 @@ fn ask<T: DeserializeOwned>(path: &Path, question: &Ask) -> io::Result<T> {
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
     stream.write_all(serde_json::to_string(question)?.as_bytes())?;
     stream.write_all(b"\n")?;
+    read_answer(stream, MAX_ANSWER_BYTES)
+}
+
+/// The answer is one line of JSON.
+fn read_answer<T: DeserializeOwned>(from: impl Read, max_bytes: u64) -> io::Result<T> {
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
+    BufReader::new(from.take(max_bytes)).read_line(&mut answer)?;
     serde_json::from_str(&answer).map_err(io::Error::from)
 }
 
@@ -278,5 +283,13 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(BlockingStream::connect(&path).is_ok());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_answer_without_end_is_not_read_for_ever() {
+        let endless = io::repeat(b' ');
+        let error = read_answer::<StatusReport>(endless, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read_answer::<u8>(&b"7\nmore"[..], 2).unwrap(), 7);
     }
 }

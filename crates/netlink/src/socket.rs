@@ -153,13 +153,7 @@ impl State {
                         outcome(&message)?;
                         return Ok((!interrupted).then_some(replies));
                     }
-                    _ if replies.len() == REPLIES_MAX => {
-                        return Err(RequestError::Broken(format!("over {REPLIES_MAX} replies")));
-                    }
-                    kind => replies.push(Reply {
-                        kind,
-                        body: message.body.to_vec(),
-                    }),
+                    _ => keep(&mut replies, &message)?,
                 }
             }
         }
@@ -328,6 +322,18 @@ fn set_option<T>(
     }
 }
 
+/// Adds one message to the replies of a request.
+fn keep(replies: &mut Vec<Reply>, message: &Message<'_>) -> Result<(), RequestError> {
+    if replies.len() == REPLIES_MAX {
+        return Err(RequestError::Broken(format!("over {REPLIES_MAX} replies")));
+    }
+    replies.push(Reply {
+        kind: message.kind,
+        body: message.body.to_vec(),
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,5 +409,20 @@ mod tests {
         // No such request.
         let error = socket.request(9999, 0, &[]).unwrap_err();
         assert_ne!(error.errno(), 0);
+    }
+
+    #[test]
+    fn the_replies_of_one_request_are_bounded() {
+        let bytes = message(24, 0, b"");
+        let one = Messages(&bytes).next().flatten().unwrap();
+        let mut replies = Vec::new();
+        for _ in 0..REPLIES_MAX {
+            keep(&mut replies, &one).unwrap();
+        }
+        assert!(matches!(
+            keep(&mut replies, &one),
+            Err(RequestError::Broken(_))
+        ));
+        assert_eq!(replies.len(), REPLIES_MAX);
     }
 }

@@ -421,3 +421,26 @@ pub(crate) fn prefixes(ranges: &[IpRange], max: usize) -> Vec<IpNet> {
         .take(max)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::tunnel::event::ROUTE_PREFIXES_MAX;
+
+    #[test]
+    fn the_prefixes_of_scattered_ranges_are_bounded() {
+        // From .0.0.1 to .255.255.254 a range needs 46 prefixes.
+        let range = |first| {
+            let (start, end) = ([first, 0, 0, 1], [first, 255, 255, 254]);
+            IpRange::new(Ipv4Addr::from(start).into(), Ipv4Addr::from(end).into(), 0).unwrap()
+        };
+        let few: Vec<_> = (1..=2).map(range).collect();
+        assert_eq!(prefixes(&few, ROUTE_PREFIXES_MAX).len(), 92);
+        let many: Vec<_> = (1..=100).map(range).collect();
+        let cut = prefixes(&many, ROUTE_PREFIXES_MAX);
+        assert_eq!(cut.len(), ROUTE_PREFIXES_MAX);
+        assert_eq!(cut[..92], prefixes(&few, ROUTE_PREFIXES_MAX));
+    }
+}

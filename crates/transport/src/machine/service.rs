@@ -229,3 +229,30 @@ pub(super) fn quic_stream(stream: http3::StreamId) -> Option<StreamId> {
 pub(super) fn http_stream(stream: StreamId) -> http3::StreamId {
     http3::StreamId(stream.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Slot;
+    use super::*;
+    use crate::{ConnId, MachineConfig};
+
+    #[test]
+    fn no_further_connection_is_looked_at_while_many_events_wait() {
+        let config = MachineConfig::new([1; 32], [2; 32]);
+        let mut machine =
+            Machine::client(config, http3::Config::default(), std::time::Instant::now());
+        machine.slots.push(Slot::default());
+        machine.service.push_back(0);
+        let conn = ConnId {
+            index: 0,
+            generation: 0,
+        };
+        let events = (0..MAX_WAITING_EVENTS).map(|_| Event::Connected { conn });
+        machine.events.extend(events);
+        machine.settle();
+        assert_eq!(machine.service.len(), 1);
+        assert!(machine.poll_event().is_some());
+        machine.settle();
+        assert!(machine.service.is_empty());
+    }
+}
