@@ -16,8 +16,9 @@ const BATCH: Duration = Duration::from_micros(50);
 ///
 /// A sleep costs a wake-up: 20 to 40 µs of a halted virtual processor, as much as a hundred packets.
 /// A wait that was shorter than the longest look says that the next one will be, too, and is spent
-/// looking; a longer one says that the thread should sleep at once. So a thread without traffic, or
-/// with packets far apart, looks at nothing, and a burst costs one look in vain at its end.
+/// looking; a longer one says that the thread should sleep at once. A wait that was slept through
+/// may have been twice as long: both ends had to wake up. So a thread without traffic, or with
+/// packets far apart, looks at nothing, and a burst costs one look in vain at its end.
 ///
 /// After a batch it sleeps at once: many packets share that wake-up, the next batch grows meanwhile,
 /// and whoever makes its packets may be waiting for this very processor.
@@ -73,6 +74,7 @@ impl BusyPoll {
             elapsed = begun.elapsed();
         }
         self.looked += elapsed;
+        let looked = !look.is_zero();
         if !found {
             let rest = timeout.map(|timeout| timeout.saturating_sub(elapsed));
             if rest != Some(Duration::ZERO) {
@@ -81,7 +83,7 @@ impl BusyPoll {
         }
         let end = Instant::now();
         self.woke = Some(end);
-        self.waited(end.duration_since(begun));
+        self.waited(end.duration_since(begun), looked);
     }
 
     /// How long a wait that begins now may look.
@@ -92,8 +94,11 @@ impl BusyPoll {
         }
     }
 
-    fn waited(&mut self, time: Duration) {
-        self.window = if time < self.max {
+    fn waited(&mut self, time: Duration, looked: bool) {
+        // What is slept through was late by a wake-up of each end. Without that allowance two ends that
+        // sleep once would keep each other asleep.
+        let short = if looked { self.max } else { 2 * self.max };
+        self.window = if time < short {
             self.max
         } else {
             Duration::ZERO
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn a_timeout_ends_the_look_and_none_is_spent_when_off() {
         let mut busy = BusyPoll::bounded(MAX);
-        busy.waited(Duration::ZERO);
+        busy.waited(Duration::ZERO, true);
         let begun = Instant::now();
         busy.wait(Some(Duration::from_millis(2)), |timeout| {
             assert_eq!(timeout, Some(Duration::ZERO), "all of it is spent looking");
@@ -163,7 +168,7 @@ mod tests {
     #[test]
     fn after_a_batch_it_sleeps_at_once_and_after_a_few_packets_it_looks() {
         let mut busy = BusyPoll::bounded(MAX);
-        busy.waited(Duration::ZERO);
+        busy.waited(Duration::ZERO, true);
         let woke = Instant::now();
         busy.woke = Some(woke);
         assert_eq!(busy.window_at(woke + BATCH / 2), MAX);
@@ -173,6 +178,20 @@ mod tests {
         assert_eq!(busy.woke, Some(woke));
         busy.wait(None, |_| true);
         assert!(busy.woke > Some(woke));
+    }
+
+    #[test]
+    fn ends_that_slept_once_do_not_keep_each_other_asleep() {
+        let mut busy = BusyPoll::bounded(MAX);
+        for (time, looked, looks) in [
+            (MAX * 3 / 2, true, false),
+            (MAX * 3 / 2, false, true),
+            (MAX * 2, false, false),
+            (MAX / 2, true, true),
+        ] {
+            busy.waited(time, looked);
+            assert_eq!(busy.window == MAX, looks, "{time:?} {looked}");
+        }
     }
 
     #[test]
