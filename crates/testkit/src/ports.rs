@@ -12,7 +12,8 @@ const COUNT: u16 = 20_000;
 
 static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
 
-/// A port on which nothing listens, by TCP or UDP, given to one caller of this process only.
+/// A port on which nothing listens over IPv4, by TCP or UDP; another one for each of the first 20,000
+/// calls of a process.
 ///
 /// Port 0 finds one as well, but a moment after it was closed a connection of another test may
 /// have it.
@@ -22,7 +23,7 @@ static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
 /// When none of 20,000 is free.
 #[must_use]
 pub fn free_port() -> u16 {
-    // Processes that run side by side begin apart.
+    // Processes that run side by side begin 97 ports apart, or more.
     let begin = std::process::id().wrapping_mul(97) % u32::from(COUNT);
     for _ in 0..COUNT {
         let turn = u32::from(HANDED_OUT.fetch_add(1, Ordering::Relaxed));

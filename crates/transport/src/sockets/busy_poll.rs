@@ -8,23 +8,30 @@ use std::{
 /// The longest look, unless it is set: about what two wake-ups of a halted processor cost.
 pub const BUSY_POLL_MAX: Duration = Duration::from_micros(100);
 
-/// Work of so long between two waits was a batch: some thirty packets, or one on a processor that
-/// somebody else had meanwhile.
+/// Work of so long between two waits was a batch of some thirty packets, or a few on a processor
+/// that somebody else had meanwhile.
 const BATCH: Duration = Duration::from_micros(50);
+
+/// What the wake-ups of both ends add to a wait that is slept through, where they are slow.
+const WAKE_UPS: Duration = Duration::from_micros(100);
 
 /// Waits for descriptors without sleeping while packets come close to each other.
 ///
-/// A sleep costs a wake-up: 20 to 40 µs of a halted virtual processor, as much as a hundred packets.
-/// A wait that was shorter than the longest look says that the next one will be, too, and is spent
-/// looking; a longer one says that the thread should sleep at once. A wait that was slept through
-/// may have been twice as long: both ends had to wake up. So a thread without traffic, or with
-/// packets far apart, looks at nothing, and a burst costs one look in vain at its end.
+/// A sleep costs a wake-up: 20 to 40 µs of a halted virtual processor, as much as a batch of
+/// packets. A wait that was shorter than the longest look says that the next one will be, too, and
+/// is spent looking; a longer one says that the thread should sleep at once. What was slept through
+/// had wake-ups in it, and may have been longer by those: two ends that slept once would else keep
+/// each other asleep. So a thread without traffic, or with packets far apart, looks at nothing, a
+/// burst costs one look in vain at its end, and packets that are only just too far apart cost one
+/// every second wait.
 ///
 /// After a batch it sleeps at once: many packets share that wake-up, the next batch grows meanwhile,
 /// and whoever makes its packets may be waiting for this very processor.
 #[derive(Debug)]
 pub struct BusyPoll {
     max: Duration,
+    batch: Duration,
+    wake_ups: Duration,
     window: Duration,
     looked: Duration,
     /// When the last wait was over.
@@ -42,6 +49,8 @@ impl BusyPoll {
     const fn bounded(max: Duration) -> Self {
         Self {
             max,
+            batch: BATCH,
+            wake_ups: WAKE_UPS,
             window: Duration::ZERO,
             looked: Duration::ZERO,
             woke: None,
@@ -89,15 +98,17 @@ impl BusyPoll {
     /// How long a wait that begins now may look.
     fn window_at(&self, begun: Instant) -> Duration {
         match self.woke {
-            Some(woke) if begun.duration_since(woke) >= BATCH => Duration::ZERO,
+            Some(woke) if begun.duration_since(woke) >= self.batch => Duration::ZERO,
             _ => self.window,
         }
     }
 
     fn waited(&mut self, time: Duration, looked: bool) {
-        // What is slept through was late by a wake-up of each end. Without that allowance two ends that
-        // sleep once would keep each other asleep.
-        let short = if looked { self.max } else { 2 * self.max };
+        let short = if looked || self.max.is_zero() {
+            self.max
+        } else {
+            self.max + self.wake_ups
+        };
         self.window = if time < short {
             self.max
         } else {
@@ -111,35 +122,40 @@ mod tests {
     use super::*;
 
     const MAX: Duration = Duration::from_millis(20);
+    const NEVER: Duration = Duration::from_secs(3600);
 
-    #[test]
-    fn a_short_wait_is_followed_by_a_look_and_a_long_one_by_sleep() {
-        let mut busy = BusyPoll::bounded(MAX);
+    /// One that no pause of this test makes think of a batch.
+    fn patient(max: Duration) -> BusyPoll {
+        BusyPoll {
+            batch: NEVER,
+            ..BusyPoll::bounded(max)
+        }
+    }
+
+    /// What a wait asks, when `poll` finds something the third time.
+    fn asked(busy: &mut BusyPoll, timeout: Option<Duration>) -> Vec<Option<Duration>> {
         let mut asked = Vec::new();
-        busy.wait(None, |timeout| {
-            asked.push(timeout);
-            true
-        });
-        assert_eq!(asked, [None], "nothing is known yet: sleep");
-        asked.clear();
-        busy.wait(None, |timeout| {
+        busy.wait(timeout, |timeout| {
             asked.push(timeout);
             asked.len() == 3
         });
-        assert_eq!(asked, [Some(Duration::ZERO); 3], "looks, and finds");
-        asked.clear();
+        asked
+    }
+
+    #[test]
+    fn a_short_wait_is_followed_by_a_look_and_a_long_one_by_sleep() {
+        let mut busy = patient(MAX);
+        assert_eq!(asked(&mut busy, None), [None], "nothing is known yet");
+        let looks = [Some(Duration::ZERO); 3];
+        assert_eq!(asked(&mut busy, None), looks, "looks, and finds");
+        let mut last = None;
         busy.wait(None, |timeout| {
-            asked.push(timeout);
+            last = Some(timeout);
             false
         });
-        assert_eq!(asked.last(), Some(&None), "looks in vain, then sleeps");
+        assert_eq!(last, Some(None), "looks in vain, then sleeps");
         assert!(busy.looked() >= MAX);
-        asked.clear();
-        busy.wait(None, |timeout| {
-            asked.push(timeout);
-            true
-        });
-        assert_eq!(asked, [None], "the last wait was long");
+        assert_eq!(asked(&mut busy, None), [None], "the last wait was long");
     }
 
     #[test]
@@ -166,32 +182,35 @@ mod tests {
     }
 
     #[test]
-    fn after_a_batch_it_sleeps_at_once_and_after_a_few_packets_it_looks() {
-        let mut busy = BusyPoll::bounded(MAX);
-        busy.waited(Duration::ZERO, true);
-        let woke = Instant::now();
-        busy.woke = Some(woke);
-        assert_eq!(busy.window_at(woke + BATCH / 2), MAX);
-        assert_eq!(busy.window_at(woke + BATCH), Duration::ZERO);
-        // The time is counted from the end of the last wait, and turns without a wait do not end it.
-        busy.wait(Some(Duration::ZERO), |_| true);
-        assert_eq!(busy.woke, Some(woke));
-        busy.wait(None, |_| true);
-        assert!(busy.woke > Some(woke));
+    fn after_a_batch_it_sleeps_at_once() {
+        let mut busy = patient(MAX);
+        busy.window = MAX;
+        assert_eq!(asked(&mut busy, None).len(), 3);
+        busy.batch = Duration::ZERO;
+        assert_eq!(asked(&mut busy, None), [None]);
+        // The work is counted from the end of the last wait; a turn without a wait is no end.
+        let woke = busy.woke;
+        assert_eq!(asked(&mut busy, Some(Duration::ZERO)).len(), 1);
+        assert_eq!(busy.woke, woke);
     }
 
     #[test]
     fn ends_that_slept_once_do_not_keep_each_other_asleep() {
-        let mut busy = BusyPoll::bounded(MAX);
-        for (time, looked, looks) in [
-            (MAX * 3 / 2, true, false),
-            (MAX * 3 / 2, false, true),
-            (MAX * 2, false, false),
-            (MAX / 2, true, true),
-        ] {
-            busy.waited(time, looked);
-            assert_eq!(busy.window == MAX, looks, "{time:?} {looked}");
-        }
+        let mut busy = BusyPoll {
+            wake_ups: NEVER,
+            ..patient(Duration::from_micros(100))
+        };
+        let late = |_: Option<Duration>| {
+            std::thread::sleep(Duration::from_millis(1));
+            true
+        };
+        busy.wait(None, late);
+        assert_eq!(busy.window, busy.max, "slept through: wake-ups are in it");
+        busy.wait(None, |timeout| timeout.is_none() && late(timeout));
+        assert_eq!(busy.window, Duration::ZERO, "looked in vain");
+        busy.wake_ups = Duration::ZERO;
+        busy.wait(None, late);
+        assert_eq!(busy.window, Duration::ZERO, "slept too long");
     }
 
     #[test]
