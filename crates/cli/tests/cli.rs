@@ -276,12 +276,7 @@ fn nobody_at_the_gateway_exits_69_and_says_so() {
     let home = Home::with_key();
     let ca = home.config().join("ca.crt");
     fs::write(&ca, masque_testkit::DevelopmentCa::new().pem()).unwrap();
-    // Bound and closed again: nothing listens there.
-    let port = std::net::UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = masque_testkit::free_port();
     let ca = ca.display();
     let line = format!("attach --vpc v --no-tun --gateway https://127.0.0.1:{port} --ca {ca}");
     for line in [line.clone(), format!("{line} --background")] {

@@ -16,6 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use masque_stream::{Client, LinkState, SessionInfo};
+use masque_testkit::free_port;
 use serde_json::json;
 
 use lab::{Lab, eventually, within};
@@ -52,7 +53,7 @@ async fn edit_the_policy(lab: &Lab, pod: &mut Client, version: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn resources_become_a_snapshot_that_a_pod_runs() {
     let Some(lab) = Lab::open().await else { return };
-    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let (stream, dir) = (free_port(), tempfile::tempdir().unwrap());
     let operator = lab.operator("a", stream);
     lab.ingress_point("edge", |_| {}).await;
     lab.attachment("laptop", 1).await;
@@ -132,7 +133,7 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn children_follow_the_spec_and_come_back() {
     let Some(lab) = Lab::open().await else { return };
-    let operator = lab.operator("a", Lab::port());
+    let operator = lab.operator("a", free_port());
     lab.ingress_point("edge", |spec| spec["replicas"] = json!(2))
         .await;
     let child = "edge-masque-gateway";
@@ -203,8 +204,7 @@ async fn gives_the_lease_back(lab: &Lab, second: lab::Operator, stream: u16) {
     })
     .await;
     assert!(second.stop().success());
-    // Sooner than a Lease that was not given back is free: 15 s less a renewal's 2.
-    within(Duration::from_secs(10), "the next leads", async || {
+    within(Duration::from_secs(5), "the next leads", async || {
         third.metric("masque_operator_leader").await == 1.0
     })
     .await;
@@ -226,7 +226,7 @@ async fn nothing_of_others_is_taken_and_nothing_scales_to_one() {
     .unwrap();
     let services = lab.core::<Service>();
     services.create(&params, &service).await.unwrap();
-    let operator = lab.operator("a", Lab::port());
+    let operator = lab.operator("a", free_port());
     lab.ingress_point("edge", |spec| spec["replicas"] = json!(3))
         .await;
     let deployments = lab.core::<Deployment>();
@@ -274,7 +274,7 @@ async fn nothing_of_others_is_taken_and_nothing_scales_to_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_dies_is_followed_by_the_standby() {
     let Some(lab) = Lab::open().await else { return };
-    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let (stream, dir) = (free_port(), tempfile::tempdir().unwrap());
     let first = lab.operator("a", stream);
     lab.ingress_point("edge", |_| {}).await;
     lab.attachment("laptop", 1).await;
@@ -349,7 +349,7 @@ async fn a_leader_that_dies_is_followed_by_the_standby() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attachment_costs_two_writes_and_an_edit_one_each() {
     let Some(lab) = Lab::open().await else { return };
-    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let (stream, dir) = (free_port(), tempfile::tempdir().unwrap());
     let operator = lab.operator("a", stream);
     lab.ingress_point("edge", |_| {}).await;
     policy(&lab, 443).await;
@@ -385,7 +385,7 @@ async fn an_attachment_costs_two_writes_and_an_edit_one_each() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_another_account_gets_nothing() {
     let Some(lab) = Lab::open().await else { return };
-    let (stream, dir) = (Lab::port(), tempfile::tempdir().unwrap());
+    let (stream, dir) = (free_port(), tempfile::tempdir().unwrap());
     let _operator = lab.operator("a", stream);
     lab.ingress_point("edge", |_| {}).await;
     lab.ingress_point("other", |spec| {

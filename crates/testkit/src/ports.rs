@@ -44,10 +44,12 @@ mod tests {
     #[test]
     fn nobody_gets_a_port_twice_or_one_that_is_taken() {
         let first = free_port();
-        let next = FIRST + (first - FIRST + 1) % COUNT;
-        let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, next));
+        let after = |port| FIRST + (port - FIRST + 1) % COUNT;
+        let (udp, tcp) = (after(first), after(after(first)));
+        let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, udp));
+        let _taken_too = TcpListener::bind((Ipv4Addr::LOCALHOST, tcp));
         let second = free_port();
-        assert!(![first, next].contains(&second), "{first} {next} {second}");
+        assert!(![first, udp, tcp].contains(&second), "{first} {second}");
         assert!((FIRST..FIRST + COUNT).contains(&second));
     }
 }

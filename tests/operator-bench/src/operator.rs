@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use masque_testkit::free_port;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -49,7 +49,7 @@ impl Operator {
         log: &Path,
     ) -> Result<Self, Failure> {
         let program = options.programs.join(PROGRAM);
-        let admin = format!("127.0.0.1:{}", free_port()?);
+        let admin = format!("127.0.0.1:{}", free_port());
         let log = File::options().create(true).append(true).open(log);
         let log = log.map_err(Failure::io("the operator's log"))?;
         let address = format!("127.0.0.1:{stream}");
@@ -222,11 +222,4 @@ impl Exposition {
         self.sum("masque_operator_status_writes_total", &[])
             + self.sum("masque_operator_child_writes_total", &[])
     }
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> Result<u16, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(Failure::io("a port"))?;
-    let address = listener.local_addr().map_err(Failure::io("a port"))?;
-    Ok(address.port())
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use kube::Client;
+use masque_testkit::free_port;
 use tokio::time::Instant;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     gateways::Gateways,
     goals::Goals,
     machine,
-    operator::{NAMESPACE, Operator, free_port},
+    operator::{NAMESPACE, Operator},
     options::Options,
     sheet::Sheet,
     stats::quantile,
@@ -54,7 +55,7 @@ pub(crate) async fn run(options: &Options, size: u32) -> Result<Sheet, Failure> 
         cluster,
         client,
         fleet,
-        stream: free_port()?,
+        stream: free_port(),
         log,
         sheet: Sheet::new(size, options.policies, options.points),
     };

@@ -14,7 +14,7 @@ use masque_protocol::{
 };
 use masque_transport::{ConnId, Machine, OpenError};
 
-use super::{outer::PROBE_AFTER, refusal};
+use super::{event::ROUTE_PREFIXES_MAX, outer::PROBE_AFTER, refusal};
 use crate::{
     AttachError, Auth, Stage,
     config::{MTU_MIN_BYTES, Plan},
@@ -413,12 +413,12 @@ fn open_error(error: OpenError) -> AttachError {
     }
 }
 
-/// Everything the peer routes, as its ranges say it.
-pub(crate) fn prefixes(ranges: &[IpRange], max: usize) -> Vec<IpNet> {
+/// Everything the peer routes, as its ranges say it; [`ROUTE_PREFIXES_MAX`] at most.
+pub(crate) fn prefixes(ranges: &[IpRange]) -> Vec<IpNet> {
     ranges
         .iter()
         .flat_map(IpRange::prefixes)
-        .take(max)
+        .take(ROUTE_PREFIXES_MAX)
         .collect()
 }
 
@@ -427,7 +427,6 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::tunnel::event::ROUTE_PREFIXES_MAX;
 
     #[test]
     fn the_prefixes_of_scattered_ranges_are_bounded() {
@@ -437,10 +436,10 @@ mod tests {
             IpRange::new(Ipv4Addr::from(start).into(), Ipv4Addr::from(end).into(), 0).unwrap()
         };
         let few: Vec<_> = (1..=2).map(range).collect();
-        assert_eq!(prefixes(&few, ROUTE_PREFIXES_MAX).len(), 92);
+        assert_eq!(prefixes(&few).len(), 92);
         let many: Vec<_> = (1..=100).map(range).collect();
-        let cut = prefixes(&many, ROUTE_PREFIXES_MAX);
+        let cut = prefixes(&many);
         assert_eq!(cut.len(), ROUTE_PREFIXES_MAX);
-        assert_eq!(cut[..92], prefixes(&few, ROUTE_PREFIXES_MAX));
+        assert_eq!(cut[..92], prefixes(&few));
     }
 }

@@ -10,7 +10,7 @@ use masque_transport::{ConnId, Machine};
 use super::{
     attempt::{self, Configured},
     canonical,
-    event::{Assignment, ROUTE_PREFIXES_MAX},
+    event::Assignment,
     liveness::Liveness,
     path_check::PathCheck,
 };
@@ -99,7 +99,7 @@ impl Open {
                 .iter()
                 .map(|entry| entry.prefix)
                 .collect(),
-            routes: attempt::prefixes(self.session.routes(), ROUTE_PREFIXES_MAX),
+            routes: attempt::prefixes(self.session.routes()),
             mtu_bytes: self.mtu_bytes(),
             remote: canonical(self.remote),
         }

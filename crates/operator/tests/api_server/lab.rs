@@ -212,10 +212,6 @@ impl Lab {
         Operator { child, admin, log }
     }
 
-    pub(crate) fn port() -> u16 {
-        free_port()
-    }
-
     pub(crate) fn ours(&self, kind: &str) -> Api<DynamicObject> {
         let gvk = GroupVersionKind::gvk(masque_api::GROUP, masque_api::VERSION, kind);
         let plural = match kind {

@@ -69,7 +69,7 @@ impl BusyPoll {
         timeout: Option<Duration>,
         mut poll: impl FnMut(Option<Duration>) -> bool,
     ) {
-        if timeout == Some(Duration::ZERO) {
+        if timeout == Some(Duration::ZERO) || self.max.is_zero() {
             poll(timeout);
             return;
         }
@@ -104,12 +104,12 @@ impl BusyPoll {
     }
 
     fn waited(&mut self, time: Duration, looked: bool) {
-        let short = if looked || self.max.is_zero() {
-            self.max
+        let wake_ups = if looked {
+            Duration::ZERO
         } else {
-            self.max + self.wake_ups
+            self.wake_ups
         };
-        self.window = if time < short {
+        self.window = if time < self.max + wake_ups {
             self.max
         } else {
             Duration::ZERO
