@@ -5,15 +5,13 @@ use std::{fs, net::UdpSocket, path::Path, sync::Arc, time::Instant};
 use clap::Parser as _;
 use masque_gateway_core::{AdmitRequest, Now, Registry, RegistryConfig, Scope};
 use masque_model::{ConnectorKey, ObjectName};
-use masque_testkit::{Lab, Netns};
+use masque_testkit::{Lab, Netns, let_go};
 
 use super::*;
 use crate::{args::Cli, command::Command, mailbox::Mailbox};
 
 /// The way to the SIDs.
 const TO_FABRIC: &str = "fd00:0:1:1::/64 via fd00:0:0:a::1 dev underlay";
-/// A namespace is free by then.
-const FREE_MAX: Duration = Duration::from_secs(2);
 
 struct Bench {
     supervisor: Supervisor,
@@ -125,18 +123,8 @@ impl Bench {
             reset: [2; 32],
         };
         let paths = (Origin::Folder(dir), state_dir);
-        let open = || {
-            let (control, secrets) = (Arc::clone(&control), secrets.clone());
-            Supervisor::new(args.clone(), paths.clone(), control, secrets, epoch)
-        };
-        // A child that another test forked a moment ago holds what an earlier supervisor has let go,
-        // until it runs its program.
-        let mut supervisor = open();
-        while matches!(supervisor, Err(Fatal::AnotherRuns)) && epoch.elapsed() < FREE_MAX {
-            std::thread::sleep(Duration::from_millis(5));
-            supervisor = open();
-        }
-        let supervisor = supervisor.unwrap();
+        let shared = Arc::clone(&control);
+        let supervisor = Supervisor::new(args, paths, shared, secrets, epoch).unwrap();
         Self {
             supervisor,
             control,
@@ -243,9 +231,9 @@ fn a_vpc_that_the_kernel_cannot_carry_is_left_out() {
         bench.not_ready(&["VPCIngressPoint default/b", "localSIDIPv4"]);
         assert!(!routes(ns).contains("fd00:0:1:3:e002::"), "nothing of it");
         a_is_still_followed(ns, folder, &mut bench);
-        drop(bench);
+        let_go(bench);
         // And it is no reason not to start, as long as another one is there.
-        drop(Bench::start(folder).unwrap());
+        let_go(Bench::start(folder).unwrap());
         fs::remove_file(folder.path().join("a.yaml")).unwrap();
         let fatal = Bench::start(folder).map(drop).unwrap_err();
         assert_eq!(fatal.status(), crate::exit::status::OS);
@@ -279,7 +267,7 @@ fn a_port_that_is_taken_is_tried_again() {
         bench.not_ready(&["UDP port 4434"]);
         bench.supervisor.retry();
         bench.not_ready(&["UDP port 4434"]);
-        drop(taken);
+        let_go(taken);
         let due = Instant::now() + Duration::from_secs(2);
         assert!(bench.supervisor.retry.is_due(due), "within seconds");
         bench.supervisor.repair();
@@ -297,10 +285,10 @@ fn a_first_start_needs_one_port_of_many() {
         let mut bench = Bench::start(folder).unwrap();
         bench.not_ready(&["UDP port 4434"]);
         assert!(bench.obey().contains(&"open-port"), "the other one serves");
-        drop(taken);
+        let_go(taken);
         bench.supervisor.repair();
         assert_eq!(bench.control.not_ready_because(), None);
-        drop(bench);
+        let_go(bench);
         let _all_taken = [4433, 4434].map(|port| UdpSocket::bind(("::", port)).unwrap());
         let fatal = Bench::start(folder).map(drop).unwrap_err();
         assert_eq!(fatal.status(), crate::exit::status::UNAVAILABLE);
@@ -334,7 +322,7 @@ fn a_first_start_needs_one_device_of_many() {
         let mut bench = Bench::start(folder).unwrap();
         bench.not_ready(&["VPCIngressPoint default/b", "no TUN device"]);
         a_is_still_followed(ns, folder, &mut bench);
-        drop(bench);
+        let_go(bench);
         ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
         let fatal = Bench::start(folder).map(drop).unwrap_err();
         assert_eq!(fatal.status(), crate::exit::status::CANNOT_CREATE);
@@ -351,7 +339,7 @@ fn an_underlay_that_is_not_there_is_named() {
         assert_eq!(fatal.status(), crate::exit::status::OS);
         let absent = "there is no interface eth9 (--underlay)";
         assert_eq!(fatal.to_string(), absent);
-        drop(bench);
+        let_go(bench);
         let mut bench = Bench::started(folder);
         bench.supervisor.args.underlay = Some("eth9".to_owned());
         bench.supervisor.repair();
