@@ -1,7 +1,7 @@
 //! How long a thread looks for packets before it sleeps.
 
 use std::{
-    thread::available_parallelism,
+    thread::{self, available_parallelism},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,12 @@ const BATCH: Duration = Duration::from_micros(50);
 /// What the wake-ups of both ends add to a wait that is slept through, where they are slow.
 const WAKE_UPS: Duration = Duration::from_micros(100);
 
+/// Whoever keeps the processor so long when he was given it computes, and does not wait for packets.
+const COMPUTES: Duration = Duration::from_micros(200);
+
+/// For so many times that long he is given nothing again: a packet in 32 may wait for him.
+const KEEP_FACTOR: u32 = 32;
+
 /// Waits for descriptors without sleeping while packets come close to each other.
 ///
 /// A sleep costs a wake-up: 20 to 40 µs of a halted virtual processor, as much as a batch of
@@ -24,6 +30,11 @@ const WAKE_UPS: Duration = Duration::from_micros(100);
 /// each other asleep. So a thread without traffic, or with packets far apart, looks at nothing, a
 /// burst costs one look in vain at its end, and packets that are only just too far apart cost one
 /// every second wait.
+///
+/// Between two looks it gives the processor away: whoever makes or takes the packets may be waiting
+/// for it, and the scheduler lets a thread that does not sleep finish its slice of milliseconds. Who
+/// only computes would finish his own meanwhile, and a packet wait for that: so ever less often, the
+/// longer he took.
 ///
 /// After a batch it sleeps at once: many packets share that wake-up, the next batch grows meanwhile,
 /// and whoever makes its packets may be waiting for this very processor.
@@ -36,6 +47,11 @@ pub struct BusyPoll {
     looked: Duration,
     /// When the last wait was over.
     woke: Option<Instant>,
+    give_way: fn(),
+    /// How long somebody may take what he was given.
+    computes: Duration,
+    /// Until then nothing is given.
+    keep_until: Option<Instant>,
 }
 
 impl BusyPoll {
@@ -54,10 +70,13 @@ impl BusyPoll {
             window: Duration::ZERO,
             looked: Duration::ZERO,
             woke: None,
+            give_way: thread::yield_now,
+            computes: COMPUTES,
+            keep_until: None,
         }
     }
 
-    /// Time spent looking so far.
+    /// Time spent looking so far; others may have run in some of it.
     pub const fn looked(&self) -> Duration {
         self.looked
     }
@@ -81,6 +100,9 @@ impl BusyPoll {
         while !found && elapsed < look {
             found = poll(Some(Duration::ZERO));
             elapsed = begun.elapsed();
+            if !found && elapsed < look {
+                elapsed = self.give_way(begun + elapsed) - begun;
+            }
         }
         self.looked += elapsed;
         let looked = !look.is_zero();
@@ -93,6 +115,18 @@ impl BusyPoll {
         let end = Instant::now();
         self.woke = Some(end);
         self.waited(end.duration_since(begun), looked);
+    }
+
+    /// Lets others run; returns when they have.
+    fn give_way(&mut self, now: Instant) -> Instant {
+        if self.keep_until.is_some_and(|until| now < until) {
+            return now;
+        }
+        (self.give_way)();
+        let after = Instant::now();
+        let taken = after - now;
+        self.keep_until = (taken >= self.computes).then(|| after + taken * KEEP_FACTOR);
+        after
     }
 
     /// How long a wait that begins now may look.
@@ -159,6 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn looks_in_vain_give_way_to_others() {
+        thread_local!(static GIVEN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) });
+        let mut busy = BusyPoll {
+            give_way: || GIVEN.set(GIVEN.get() + 1),
+            computes: NEVER,
+            ..patient(NEVER)
+        };
+        busy.waited(Duration::ZERO, true);
+        asked(&mut busy, None);
+        assert_eq!(GIVEN.get(), 2, "not after the look that found something");
+
+        busy.computes = Duration::from_millis(1);
+        busy.give_way = || {
+            GIVEN.set(GIVEN.get() + 1);
+            thread::sleep(Duration::from_millis(50));
+        };
+        let begun = Instant::now();
+        asked(&mut busy, None);
+        assert_eq!(GIVEN.get(), 3, "somebody took it for too long");
+        let kept = busy.keep_until.expect("kept") - begun;
+        assert!(kept >= Duration::from_millis(50) * KEEP_FACTOR, "{kept:?}");
+        busy.keep_until = Some(Instant::now());
+        asked(&mut busy, None);
+        assert_eq!(GIVEN.get(), 4, "for that time only");
+    }
+
+    #[test]
     fn a_timeout_ends_the_look_and_none_is_spent_when_off() {
         let mut busy = BusyPoll::bounded(MAX);
         busy.waited(Duration::ZERO, true);
@@ -201,7 +262,7 @@ mod tests {
             ..patient(Duration::from_micros(100))
         };
         let late = |_: Option<Duration>| {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
             true
         };
         busy.wait(None, late);
