@@ -263,6 +263,8 @@ pub(crate) fn print_status(args: &AskArgs) -> Result<(), Fatal> {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use masque_testkit::once_free;
+
     use super::*;
 
     #[tokio::test]
@@ -279,7 +281,7 @@ mod tests {
         assert!(taken.to_string().starts_with(&says), "{taken}");
         drop(first);
         assert!(path.exists(), "what a crash leaves");
-        let _second = bind(&path).unwrap();
+        let _second = once_free(|| bind(&path));
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(BlockingStream::connect(&path).is_ok());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

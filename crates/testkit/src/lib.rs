@@ -17,13 +17,13 @@
 pub mod allocations;
 mod capture;
 mod certs;
-mod forks;
 mod netns;
+mod once_free;
 mod ports;
 pub mod snapshots;
 
 pub use capture::Capture;
 pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};
-pub use forks::let_go;
 pub use netns::{Lab, Netns, Skip};
+pub use once_free::once_free;
 pub use ports::free_port;

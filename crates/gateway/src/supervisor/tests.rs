@@ -5,7 +5,7 @@ use std::{fs, net::UdpSocket, path::Path, sync::Arc, time::Instant};
 use clap::Parser as _;
 use masque_gateway_core::{AdmitRequest, Now, Registry, RegistryConfig, Scope};
 use masque_model::{ConnectorKey, ObjectName};
-use masque_testkit::{Lab, Netns, let_go};
+use masque_testkit::{Lab, Netns, once_free};
 
 use super::*;
 use crate::{args::Cli, command::Command, mailbox::Mailbox};
@@ -97,6 +97,14 @@ fn running(test: impl FnOnce(&Netns, &Folder, Bench) + Send) {
     inside(|ns, folder| test(ns, folder, Bench::started(folder)));
 }
 
+/// Somebody else's device; what is wrong if there cannot be one.
+fn foreign_tun(ns: &Netns, name: &str) -> Result<(), String> {
+    let mut add = ns.command("ip", &["tuntap", "add", "mode", "tun", "name", name]);
+    let output = add.output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(said)
+}
+
 /// An edit of the ingress point `a` is carried out, whatever is wrong with others.
 fn a_is_still_followed(ns: &Netns, folder: &Folder, bench: &mut Bench) {
     folder.point("a", 1, with_one_more_route);
@@ -123,8 +131,11 @@ impl Bench {
             reset: [2; 32],
         };
         let paths = (Origin::Folder(dir), state_dir);
-        let shared = Arc::clone(&control);
-        let supervisor = Supervisor::new(args, paths, shared, secrets, epoch).unwrap();
+        let open = || {
+            let (control, secrets) = (Arc::clone(&control), secrets.clone());
+            Supervisor::new(args.clone(), paths.clone(), control, secrets, epoch)
+        };
+        let supervisor = once_free(open);
         Self {
             supervisor,
             control,
@@ -144,10 +155,27 @@ impl Bench {
 
     /// Serves all.
     fn started(folder: &Folder) -> Self {
-        let mut bench = Self::start(folder).unwrap();
+        let mut bench = once_free(|| Self::start(folder));
         bench.obey();
         assert_eq!(bench.control.not_ready_because(), None);
         bench
+    }
+
+    /// Why it does not start, once nothing else is in its way.
+    fn refused(folder: &Folder, status: u8) -> Fatal {
+        once_free(|| match Self::start(folder) {
+            Ok(_) => Err("it started".to_owned()),
+            Err(fatal) if fatal.status() == status => Ok(fatal),
+            Err(fatal) => Err(fatal.to_string()),
+        })
+    }
+
+    /// Until nothing is left to repair.
+    fn repaired(&mut self) {
+        once_free(|| {
+            self.supervisor.repair();
+            self.control.not_ready_because().map_or(Ok(()), Err)
+        });
     }
 
     fn reload(&mut self) {
@@ -231,12 +259,11 @@ fn a_vpc_that_the_kernel_cannot_carry_is_left_out() {
         bench.not_ready(&["VPCIngressPoint default/b", "localSIDIPv4"]);
         assert!(!routes(ns).contains("fd00:0:1:3:e002::"), "nothing of it");
         a_is_still_followed(ns, folder, &mut bench);
-        let_go(bench);
+        drop(bench);
         // And it is no reason not to start, as long as another one is there.
-        let_go(Bench::start(folder).unwrap());
+        drop(once_free(|| Bench::start(folder)));
         fs::remove_file(folder.path().join("a.yaml")).unwrap();
-        let fatal = Bench::start(folder).map(drop).unwrap_err();
-        assert_eq!(fatal.status(), crate::exit::status::OS);
+        let fatal = Bench::refused(folder, crate::exit::status::OS);
         assert!(fatal.to_string().contains("default/b"), "{fatal}");
     });
 }
@@ -267,11 +294,10 @@ fn a_port_that_is_taken_is_tried_again() {
         bench.not_ready(&["UDP port 4434"]);
         bench.supervisor.retry();
         bench.not_ready(&["UDP port 4434"]);
-        let_go(taken);
+        drop(taken);
         let due = Instant::now() + Duration::from_secs(2);
         assert!(bench.supervisor.retry.is_due(due), "within seconds");
-        bench.supervisor.repair();
-        assert_eq!(bench.control.not_ready_because(), None);
+        bench.repaired();
         assert!(!bench.supervisor.retry.is_due(due + Duration::from_secs(60)));
         assert!(bench.obey().contains(&"open-port"));
     });
@@ -282,16 +308,14 @@ fn a_first_start_needs_one_port_of_many() {
     inside(|_, folder| {
         folder.point("b", 2, port_4434);
         let taken = UdpSocket::bind("[::]:4434").unwrap();
-        let mut bench = Bench::start(folder).unwrap();
+        let mut bench = once_free(|| Bench::start(folder));
         bench.not_ready(&["UDP port 4434"]);
         assert!(bench.obey().contains(&"open-port"), "the other one serves");
-        let_go(taken);
-        bench.supervisor.repair();
-        assert_eq!(bench.control.not_ready_because(), None);
-        let_go(bench);
-        let _all_taken = [4433, 4434].map(|port| UdpSocket::bind(("::", port)).unwrap());
-        let fatal = Bench::start(folder).map(drop).unwrap_err();
-        assert_eq!(fatal.status(), crate::exit::status::UNAVAILABLE);
+        drop(taken);
+        bench.repaired();
+        drop(bench);
+        let _all_taken = [4433, 4434].map(|port| once_free(|| UdpSocket::bind(("::", port))));
+        Bench::refused(folder, crate::exit::status::UNAVAILABLE);
     });
 }
 
@@ -319,13 +343,12 @@ fn a_first_start_needs_one_device_of_many() {
     inside(|ns, folder| {
         folder.point("b", 2, as_it_is);
         ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq1"]);
-        let mut bench = Bench::start(folder).unwrap();
+        let mut bench = once_free(|| Bench::start(folder));
         bench.not_ready(&["VPCIngressPoint default/b", "no TUN device"]);
         a_is_still_followed(ns, folder, &mut bench);
-        let_go(bench);
-        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
-        let fatal = Bench::start(folder).map(drop).unwrap_err();
-        assert_eq!(fatal.status(), crate::exit::status::CANNOT_CREATE);
+        drop(bench);
+        once_free(|| foreign_tun(ns, "mq0"));
+        let fatal = Bench::refused(folder, crate::exit::status::CANNOT_CREATE);
         assert!(fatal.to_string().contains("mq0"), "{fatal}");
     });
 }
@@ -339,7 +362,7 @@ fn an_underlay_that_is_not_there_is_named() {
         assert_eq!(fatal.status(), crate::exit::status::OS);
         let absent = "there is no interface eth9 (--underlay)";
         assert_eq!(fatal.to_string(), absent);
-        let_go(bench);
+        drop(bench);
         let mut bench = Bench::started(folder);
         bench.supervisor.args.underlay = Some("eth9".to_owned());
         bench.supervisor.repair();

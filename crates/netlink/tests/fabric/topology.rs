@@ -25,10 +25,10 @@ use masque_model::{
     AddressPool, AuthMethods, BridgeMode, Fabric, FabricRoute, ObjectName, SessionLimits, Snapshot,
     StaticFabric,
 };
-use masque_netlink::{Change, Kernel, NetlinkError, Refusals, diff};
+use masque_netlink::{Change, Kernel, Refusals, diff};
 use masque_srv6::{KernelPlan, Sid, Slot, VpcLinks, plan};
-use masque_testkit::{Capture, Lab, Netns};
-use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunError, TunQueue, Written};
+use masque_testkit::{Capture, Lab, Netns, once_free};
+use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunQueue, Written};
 
 pub(crate) const GATEWAY_SOURCE: &str = "2001:db8:ff03:3::1";
 pub(crate) const CLIENT: [u8; 4] = [10, 0, 100, 50];
@@ -289,18 +289,8 @@ pub(crate) fn open_tun(ns: &Netns, name: &str) -> TunQueue {
         queues: 1,
         offload: true,
     };
-    // A device that was closed just before lives on while another test's child, between fork and
-    // exec, still holds its descriptor.
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        match ns.enter(|| TunDevice::open(&config)) {
-            Ok((_, mut queues)) => return queues.remove(0),
-            Err(TunError::NameTaken(_)) if Instant::now() < end => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let (_, mut queues) = once_free(|| ns.enter(|| TunDevice::open(&config)));
+    queues.remove(0)
 }
 
 /// Moves packets between two queues, super-packets whole, until dropped: a tunnel without loss.
@@ -319,20 +309,6 @@ impl Pump {
             })
             .into();
         Self { stop, threads }
-    }
-}
-
-/// A child that another test forked a moment ago holds what an earlier handle has let go, until it
-/// runs its program.
-pub(crate) fn once_free<T>(attempt: impl Fn() -> Result<T, NetlinkError>) -> T {
-    let end = Instant::now() + Duration::from_secs(2);
-    loop {
-        match attempt() {
-            Err(NetlinkError::Busy) if Instant::now() < end => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            done => return done.unwrap(),
-        }
     }
 }
 
