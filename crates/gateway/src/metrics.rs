@@ -328,7 +328,7 @@ fn operator_gauge(registry: &Registry) -> Result<IntGaugeVec, MetricsError> {
 fn busy_poll_counter(registry: &Registry) -> Result<CounterVec, MetricsError> {
     let opts = Opts::new(
         format!("{PREFIX}_busy_poll_seconds_total"),
-        "Time packet threads spent looking for packets instead of sleeping.",
+        "Time packet threads spent looking for packets instead of sleeping, what others ran between two looks included.",
     );
     let vec = CounterVec::new(opts, &["shard"])?;
     registry.register(Box::new(vec.clone()))?;

@@ -15,11 +15,14 @@ const BATCH: Duration = Duration::from_micros(50);
 /// What the wake-ups of both ends add to a wait that is slept through, where they are slow.
 const WAKE_UPS: Duration = Duration::from_micros(100);
 
-/// Whoever keeps the processor so long when he was given it computes, and does not wait for packets.
+/// Whoever keeps the processor so long when he was given it has more to do than with one packet.
 const COMPUTES: Duration = Duration::from_micros(200);
 
-/// For so many times that long he is given nothing again: a packet in 32 may wait for him.
+/// For so many times that long he is given nothing again: packets wait for him for a 33rd of the time.
 const KEEP_FACTOR: u32 = 32;
+
+/// What was longer was no slice, but a pause of the whole machine or of this thread's quota.
+const TAKEN_MAX: Duration = Duration::from_millis(10);
 
 /// Waits for descriptors without sleeping while packets come close to each other.
 ///
@@ -33,8 +36,8 @@ const KEEP_FACTOR: u32 = 32;
 ///
 /// Between two looks it gives the processor away: whoever makes or takes the packets may be waiting
 /// for it, and the scheduler lets a thread that does not sleep finish its slice of milliseconds. Who
-/// only computes would finish his own meanwhile, and a packet wait for that: so ever less often, the
-/// longer he took.
+/// computes would finish his own meanwhile, and a packet wait for that: so the longer he took, the
+/// later he is given it again.
 ///
 /// After a batch it sleeps at once: many packets share that wake-up, the next batch grows meanwhile,
 /// and whoever makes its packets may be waiting for this very processor.
@@ -107,10 +110,8 @@ impl BusyPoll {
         self.looked += elapsed;
         let looked = !look.is_zero();
         if !found {
-            let rest = timeout.map(|timeout| timeout.saturating_sub(elapsed));
-            if rest != Some(Duration::ZERO) {
-                poll(rest);
-            }
+            // Also when no time is left: others may have run since the last look.
+            poll(timeout.map(|timeout| timeout.saturating_sub(elapsed)));
         }
         let end = Instant::now();
         self.woke = Some(end);
@@ -124,7 +125,7 @@ impl BusyPoll {
         }
         (self.give_way)();
         let after = Instant::now();
-        let taken = after - now;
+        let taken = (after - now).min(TAKEN_MAX);
         self.keep_until = (taken >= self.computes).then(|| after + taken * KEEP_FACTOR);
         after
     }
@@ -162,6 +163,7 @@ mod tests {
     fn patient(max: Duration) -> BusyPoll {
         BusyPoll {
             batch: NEVER,
+            give_way: || (),
             ..BusyPoll::bounded(max)
         }
     }
@@ -204,19 +206,47 @@ mod tests {
         asked(&mut busy, None);
         assert_eq!(GIVEN.get(), 2, "not after the look that found something");
 
-        busy.computes = Duration::from_millis(1);
+        busy.computes = TAKEN_MAX;
         busy.give_way = || {
             GIVEN.set(GIVEN.get() + 1);
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(TAKEN_MAX);
         };
         let begun = Instant::now();
         asked(&mut busy, None);
         assert_eq!(GIVEN.get(), 3, "somebody took it for too long");
         let kept = busy.keep_until.expect("kept") - begun;
-        assert!(kept >= Duration::from_millis(50) * KEEP_FACTOR, "{kept:?}");
+        assert!(kept >= TAKEN_MAX * KEEP_FACTOR, "{kept:?}");
         busy.keep_until = Some(Instant::now());
         asked(&mut busy, None);
         assert_eq!(GIVEN.get(), 4, "for that time only");
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_is_no_long_slice() {
+        let mut busy = BusyPoll {
+            give_way: || thread::sleep(TAKEN_MAX * 3),
+            ..patient(NEVER)
+        };
+        let after = busy.give_way(Instant::now());
+        let kept = busy.keep_until.expect("kept") - after;
+        assert_eq!(kept, TAKEN_MAX * KEEP_FACTOR);
+    }
+
+    #[test]
+    fn there_is_a_last_look_after_others_ran() {
+        let timeout = Some(Duration::from_millis(1));
+        let mut busy = BusyPoll {
+            give_way: || thread::sleep(Duration::from_millis(2)),
+            ..patient(MAX)
+        };
+        busy.waited(Duration::ZERO, true);
+        let mut looks = 0;
+        busy.wait(timeout, |timeout| {
+            assert_eq!(timeout, Some(Duration::ZERO), "no time is left");
+            looks += 1;
+            looks == 2
+        });
+        assert_eq!(looks, 2, "before others ran, and after");
     }
 
     #[test]
