@@ -281,7 +281,10 @@ mod tests {
         assert!(taken.to_string().starts_with(&says), "{taken}");
         drop(first);
         assert!(path.exists(), "what a crash leaves");
-        let _second = once_free(|| bind(&path));
+        let _second = once_free(
+            |error| matches!(error, Fatal::StateTaken { .. }),
+            || bind(&path),
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(BlockingStream::connect(&path).is_ok());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

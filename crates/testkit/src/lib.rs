@@ -25,5 +25,5 @@ pub mod snapshots;
 pub use capture::Capture;
 pub use certs::{CertifiedServer, DevelopmentCa, ed25519_pkcs8};
 pub use netns::{Lab, Netns, Skip};
-pub use once_free::once_free;
+pub use once_free::{device_exists, once_free, udp_port_is_taken, until_free};
 pub use ports::free_port;

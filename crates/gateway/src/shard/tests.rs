@@ -15,7 +15,7 @@ use masque_gateway_core::{
 use masque_http3 as http3;
 use masque_model::ObjectName;
 use masque_protocol::{Role, Session};
-use masque_testkit::{Lab, Netns, once_free};
+use masque_testkit::{Lab, Netns, until_free};
 use masque_transport::{
     ConnId, Event, Machine, MachineConfig, ShardId, client_config, server_config,
     sockets::{SocketOptions, UdpSocket},
@@ -336,14 +336,7 @@ fn a_queue_is_closed_by_another_thread() {
     assert!(links().contains("tun0"), "not on this thread");
     assert_eq!(Arc::strong_count(&closing), 2, "its name is not free");
     shard.control.drop_closed();
-    once_free(|| {
-        let links = links();
-        if links.contains("tun0") {
-            Err(links)
-        } else {
-            Ok(())
-        }
-    });
+    until_free(|| links().contains("tun0"));
     assert_eq!(Arc::strong_count(&closing), 1);
 }
 

@@ -5,7 +5,7 @@ use std::{fs, net::UdpSocket, path::Path, sync::Arc, time::Instant};
 use clap::Parser as _;
 use masque_gateway_core::{AdmitRequest, Now, Registry, RegistryConfig, Scope};
 use masque_model::{ConnectorKey, ObjectName};
-use masque_testkit::{Lab, Netns, once_free};
+use masque_testkit::{Lab, Netns, device_exists, once_free, udp_port_is_taken, until_free};
 
 use super::*;
 use crate::{args::Cli, command::Command, mailbox::Mailbox};
@@ -97,14 +97,6 @@ fn running(test: impl FnOnce(&Netns, &Folder, Bench) + Send) {
     inside(|ns, folder| test(ns, folder, Bench::started(folder)));
 }
 
-/// Somebody else's device; what is wrong if there cannot be one.
-fn foreign_tun(ns: &Netns, name: &str) -> Result<(), String> {
-    let mut add = ns.command("ip", &["tuntap", "add", "mode", "tun", "name", name]);
-    let output = add.output().map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success().then_some(()).ok_or(said)
-}
-
 /// An edit of the ingress point `a` is carried out, whatever is wrong with others.
 fn a_is_still_followed(ns: &Netns, folder: &Folder, bench: &mut Bench) {
     folder.point("a", 1, with_one_more_route);
@@ -135,7 +127,7 @@ impl Bench {
             let (control, secrets) = (Arc::clone(&control), secrets.clone());
             Supervisor::new(args.clone(), paths.clone(), control, secrets, epoch)
         };
-        let supervisor = once_free(open);
+        let supervisor = once_free(|error| matches!(error, Fatal::AnotherRuns), open);
         Self {
             supervisor,
             control,
@@ -153,29 +145,25 @@ impl Bench {
         Ok(bench)
     }
 
+    /// The same where nobody has its ports. A start asks for each with a socket that it closes, of
+    /// which a child of another test may have a copy when the real ones are bound.
+    fn start_with_free_ports(folder: &Folder) -> Self {
+        let is_taken = |fatal: &Fatal| matches!(fatal, Fatal::Listen { .. });
+        once_free(is_taken, || Self::start(folder))
+    }
+
     /// Serves all.
     fn started(folder: &Folder) -> Self {
-        let mut bench = once_free(|| Self::start(folder));
+        let mut bench = Self::start_with_free_ports(folder);
         bench.obey();
         assert_eq!(bench.control.not_ready_because(), None);
         bench
     }
 
-    /// Why it does not start, once nothing else is in its way.
-    fn refused(folder: &Folder, status: u8) -> Fatal {
-        once_free(|| match Self::start(folder) {
-            Ok(_) => Err("it started".to_owned()),
-            Err(fatal) if fatal.status() == status => Ok(fatal),
-            Err(fatal) => Err(fatal.to_string()),
-        })
-    }
-
-    /// Until nothing is left to repair.
-    fn repaired(&mut self) {
-        once_free(|| {
-            self.supervisor.repair();
-            self.control.not_ready_because().map_or(Ok(()), Err)
-        });
+    /// Ends it, and waits until its ports and its device are free.
+    fn end(self) {
+        drop(self);
+        until_free(|| device_exists("mq0") || [4433, 4434].into_iter().any(udp_port_is_taken));
     }
 
     fn reload(&mut self) {
@@ -259,11 +247,12 @@ fn a_vpc_that_the_kernel_cannot_carry_is_left_out() {
         bench.not_ready(&["VPCIngressPoint default/b", "localSIDIPv4"]);
         assert!(!routes(ns).contains("fd00:0:1:3:e002::"), "nothing of it");
         a_is_still_followed(ns, folder, &mut bench);
-        drop(bench);
+        bench.end();
         // And it is no reason not to start, as long as another one is there.
-        drop(once_free(|| Bench::start(folder)));
+        Bench::start_with_free_ports(folder).end();
         fs::remove_file(folder.path().join("a.yaml")).unwrap();
-        let fatal = Bench::refused(folder, crate::exit::status::OS);
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::OS);
         assert!(fatal.to_string().contains("default/b"), "{fatal}");
     });
 }
@@ -295,9 +284,11 @@ fn a_port_that_is_taken_is_tried_again() {
         bench.supervisor.retry();
         bench.not_ready(&["UDP port 4434"]);
         drop(taken);
+        until_free(|| udp_port_is_taken(4434));
         let due = Instant::now() + Duration::from_secs(2);
         assert!(bench.supervisor.retry.is_due(due), "within seconds");
-        bench.repaired();
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
         assert!(!bench.supervisor.retry.is_due(due + Duration::from_secs(60)));
         assert!(bench.obey().contains(&"open-port"));
     });
@@ -308,14 +299,17 @@ fn a_first_start_needs_one_port_of_many() {
     inside(|_, folder| {
         folder.point("b", 2, port_4434);
         let taken = UdpSocket::bind("[::]:4434").unwrap();
-        let mut bench = once_free(|| Bench::start(folder));
+        let mut bench = Bench::start_with_free_ports(folder);
         bench.not_ready(&["UDP port 4434"]);
         assert!(bench.obey().contains(&"open-port"), "the other one serves");
         drop(taken);
-        bench.repaired();
-        drop(bench);
-        let _all_taken = [4433, 4434].map(|port| once_free(|| UdpSocket::bind(("::", port))));
-        Bench::refused(folder, crate::exit::status::UNAVAILABLE);
+        until_free(|| udp_port_is_taken(4434));
+        bench.supervisor.repair();
+        assert_eq!(bench.control.not_ready_because(), None);
+        bench.end();
+        let _all_taken = [4433, 4434].map(|port| UdpSocket::bind(("::", port)).unwrap());
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::UNAVAILABLE);
     });
 }
 
@@ -343,12 +337,13 @@ fn a_first_start_needs_one_device_of_many() {
     inside(|ns, folder| {
         folder.point("b", 2, as_it_is);
         ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq1"]);
-        let mut bench = once_free(|| Bench::start(folder));
+        let mut bench = Bench::start_with_free_ports(folder);
         bench.not_ready(&["VPCIngressPoint default/b", "no TUN device"]);
         a_is_still_followed(ns, folder, &mut bench);
-        drop(bench);
-        once_free(|| foreign_tun(ns, "mq0"));
-        let fatal = Bench::refused(folder, crate::exit::status::CANNOT_CREATE);
+        bench.end();
+        ns.ip(&["tuntap", "add", "mode", "tun", "name", "mq0"]);
+        let fatal = Bench::start(folder).map(drop).unwrap_err();
+        assert_eq!(fatal.status(), crate::exit::status::CANNOT_CREATE);
         assert!(fatal.to_string().contains("mq0"), "{fatal}");
     });
 }
@@ -362,7 +357,7 @@ fn an_underlay_that_is_not_there_is_named() {
         assert_eq!(fatal.status(), crate::exit::status::OS);
         let absent = "there is no interface eth9 (--underlay)";
         assert_eq!(fatal.to_string(), absent);
-        drop(bench);
+        bench.end();
         let mut bench = Bench::started(folder);
         bench.supervisor.args.underlay = Some("eth9".to_owned());
         bench.supervisor.repair();

@@ -25,10 +25,10 @@ use masque_model::{
     AddressPool, AuthMethods, BridgeMode, Fabric, FabricRoute, ObjectName, SessionLimits, Snapshot,
     StaticFabric,
 };
-use masque_netlink::{Change, Kernel, Refusals, diff};
+use masque_netlink::{Change, Kernel, NetlinkError, Refusals, diff};
 use masque_srv6::{KernelPlan, Sid, Slot, VpcLinks, plan};
 use masque_testkit::{Capture, Lab, Netns, once_free};
-use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunQueue, Written};
+use masque_tun::{READ_BUFFER_BYTES, TunConfig, TunDevice, TunError, TunQueue, Written};
 
 pub(crate) const GATEWAY_SOURCE: &str = "2001:db8:ff03:3::1";
 pub(crate) const CLIENT: [u8; 4] = [10, 0, 100, 50];
@@ -251,7 +251,7 @@ impl Gateway {
         self.ns.enter(|| {
             let changes = diff(&self.kernel.observe(plan).unwrap(), plan);
             let applied = || self.kernel.apply(&changes, plan);
-            once_free(|| applied().map_err(Refusals::into_first));
+            once_free(is_busy, || applied().map_err(Refusals::into_first));
             changes
         })
     }
@@ -289,7 +289,10 @@ pub(crate) fn open_tun(ns: &Netns, name: &str) -> TunQueue {
         queues: 1,
         offload: true,
     };
-    let (_, mut queues) = once_free(|| ns.enter(|| TunDevice::open(&config)));
+    let (_, mut queues) = once_free(
+        |error| matches!(error, TunError::NameTaken(_)),
+        || ns.enter(|| TunDevice::open(&config)),
+    );
     queues.remove(0)
 }
 
@@ -310,6 +313,11 @@ impl Pump {
             .into();
         Self { stop, threads }
     }
+}
+
+/// What an earlier handle has let go is held for a moment.
+pub(crate) fn is_busy(error: &NetlinkError) -> bool {
+    matches!(error, NetlinkError::Busy)
 }
 
 impl Drop for Pump {

@@ -206,23 +206,25 @@ mod tests {
         asked(&mut busy, None);
         assert_eq!(GIVEN.get(), 2, "not after the look that found something");
 
-        busy.computes = TAKEN_MAX;
-        busy.give_way = || {
-            GIVEN.set(GIVEN.get() + 1);
-            thread::sleep(TAKEN_MAX);
-        };
-        let begun = Instant::now();
+        busy.keep_until = Some(Instant::now() + NEVER);
         asked(&mut busy, None);
-        assert_eq!(GIVEN.get(), 3, "somebody took it for too long");
-        let kept = busy.keep_until.expect("kept") - begun;
-        assert!(kept >= TAKEN_MAX * KEEP_FACTOR, "{kept:?}");
+        assert_eq!(GIVEN.get(), 2, "somebody took it for too long");
         busy.keep_until = Some(Instant::now());
         asked(&mut busy, None);
         assert_eq!(GIVEN.get(), 4, "for that time only");
     }
 
     #[test]
-    fn a_pause_of_the_machine_is_no_long_slice() {
+    fn who_computes_is_given_nothing_for_longer_than_he_took() {
+        let took = TAKEN_MAX / 2;
+        let mut busy = BusyPoll {
+            give_way: || thread::sleep(TAKEN_MAX / 2),
+            ..patient(NEVER)
+        };
+        let after = busy.give_way(Instant::now());
+        let kept = busy.keep_until.expect("kept") - after;
+        assert!(kept >= took * KEEP_FACTOR, "{kept:?}");
+        // A pause of the machine is no long slice.
         let mut busy = BusyPoll {
             give_way: || thread::sleep(TAKEN_MAX * 3),
             ..patient(NEVER)
@@ -230,6 +232,13 @@ mod tests {
         let after = busy.give_way(Instant::now());
         let kept = busy.keep_until.expect("kept") - after;
         assert_eq!(kept, TAKEN_MAX * KEEP_FACTOR);
+        busy.computes = NEVER;
+        busy.keep_until = None;
+        busy.give_way(Instant::now());
+        assert_eq!(
+            busy.keep_until, None,
+            "he took no more than one packet needs"
+        );
     }
 
     #[test]
