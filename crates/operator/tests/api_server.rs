@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use masque_stream::{Client, LinkState, SessionInfo};
+use masque_stream::{Client, LinkState, Received, SessionInfo};
 use masque_testkit::free_port;
 use serde_json::json;
 
@@ -31,6 +31,19 @@ async fn policy(lab: &Lab, port: u16) {
         "rules": [{"name": "web", "ports": [{"protocol": "TCP", "port": port}]}],
     });
     lab.apply(POLICY, "web", spec).await;
+}
+
+/// The first Snapshot that has as many rules: what was applied one after the other may come so.
+async fn with_rules(pod: &mut Client, count: usize) -> Received {
+    let come = async {
+        loop {
+            let received = pod.next().await;
+            if received.snapshot.rules.len() == count {
+                return received;
+            }
+        }
+    };
+    tokio::time::timeout(lab::SOON, come).await.unwrap()
 }
 
 async fn edit_the_policy(lab: &Lab, pod: &mut Client, version: u64) {
@@ -82,7 +95,7 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
     );
 
     let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
-    let received = tokio::time::timeout(lab::SOON, pod.next()).await.unwrap();
+    let received = with_rules(&mut pod, 1).await;
     let attachment = &received.snapshot.attachments[0];
     let told = lab.get(ATTACHMENT, "laptop").await["status"]["assignedIP"].clone();
     assert_eq!(json!(attachment.addresses[0]), told);

@@ -51,6 +51,8 @@ impl<'a> Point<'a> {
     }
 
     /// Addresses that nobody holds any more begin to rest, and those that have rested are free.
+    /// `now_unix_s` is a clock cut to whole seconds: nearly one more may have passed already, so that
+    /// an address rests until a second later than it says.
     pub(super) fn rest(&mut self, before: &Held, now_unix_s: u64) {
         if !self.fresh {
             return;
@@ -62,13 +64,14 @@ impl<'a> Point<'a> {
         if rest_s == 0 {
             return;
         }
+        let until_unix_s = now_unix_s.saturating_add(rest_s).saturating_add(1);
         let before = before.holders.iter();
         for (name, holder) in before.filter(|(_, holder)| holder.vpc == self.snapshot.vpc) {
             for address in &holder.addresses {
                 let free = !self.owners.contains_key(address);
                 if free && unavailable(address, self.snapshot).is_none() {
                     let resting = Resting {
-                        until_unix_s: now_unix_s.saturating_add(rest_s),
+                        until_unix_s,
                         owner: name.name.clone(),
                     };
                     self.ledger.rest(*address, resting);

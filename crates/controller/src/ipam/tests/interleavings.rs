@@ -207,7 +207,7 @@ proptest! {
                         unique(&api)?;
                     }
                 }
-                Step::Wait => now += QUARANTINE_S,
+                Step::Wait => now += QUARANTINE_S + 1,
             }
             unique(&api)?;
         }
@@ -261,7 +261,7 @@ fn settle(
             operator.act(&mut api);
             unique(&api)?;
         }
-        now += QUARANTINE_S;
+        now += QUARANTINE_S + 1;
     }
     operator.held = api.view();
     operator.ledger = api.ledger.clone();
