@@ -33,12 +33,14 @@ async fn policy(lab: &Lab, port: u16) {
     lab.apply(POLICY, "web", spec).await;
 }
 
-/// The first Snapshot that has as many rules: what was applied one after the other may come so.
-async fn with_rules(pod: &mut Client, count: usize) -> Received {
+/// The first Snapshot that has a rule and an attachment: what was applied one after the other may come
+/// so, on a young API server.
+async fn complete(pod: &mut Client) -> Received {
     let come = async {
         loop {
             let received = pod.next().await;
-            if received.snapshot.rules.len() == count {
+            let snapshot = &received.snapshot;
+            if snapshot.rules.len() == 1 && snapshot.attachments.len() == 1 {
                 return received;
             }
         }
@@ -95,7 +97,7 @@ async fn resources_become_a_snapshot_that_a_pod_runs() {
     );
 
     let mut pod = lab.pod("edge", "edge-1", stream, dir.path()).await;
-    let received = with_rules(&mut pod, 1).await;
+    let received = complete(&mut pod).await;
     let attachment = &received.snapshot.attachments[0];
     let told = lab.get(ATTACHMENT, "laptop").await["status"]["assignedIP"].clone();
     assert_eq!(json!(attachment.addresses[0]), told);

@@ -51,8 +51,8 @@ impl<'a> Point<'a> {
     }
 
     /// Addresses that nobody holds any more begin to rest, and those that have rested are free.
-    /// `now_unix_s` is a clock cut to whole seconds: nearly one more may have passed already, so that
-    /// an address rests until a second later than it says.
+    /// `now_unix_s` is cut to whole seconds, so a second is added, lest an address is free before its
+    /// whole quarantine has passed.
     pub(super) fn rest(&mut self, before: &Held, now_unix_s: u64) {
         if !self.fresh {
             return;
