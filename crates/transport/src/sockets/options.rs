@@ -8,8 +8,10 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Kernel buffer asked for, each way: what 10 Gbit/s bring in five milliseconds.
-const DEFAULT_BUFFER_BYTES: usize = 7 * 1024 * 1024;
+/// Kernel buffer asked for, each way: about what 4 Gbit/s bring in five milliseconds. The kernel doubles
+/// it, for it counts its own books as well. Senders fill it where the processor is what is short, and
+/// everybody's packets wait behind theirs.
+const DEFAULT_BUFFER_BYTES: usize = 5 * 512 * 1024;
 
 /// How a socket is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
