@@ -1,6 +1,88 @@
-use masque_packet::{build::build_udp, checksum::checksum, fragment::fragments};
+use std::{os::fd::BorrowedFd, sync::Arc};
+
+use masque_packet::{build::build_udp, checksum::checksum, fragment::fragments, ip::IpHeader};
+use nix::sys::eventfd::EventFd;
 
 use super::*;
+use crate::{AttachConfig, ConnectorIdentity};
+
+/// A device whose line holds so many packets of one length.
+struct Line {
+    left: usize,
+    packet: Vec<u8>,
+    never: EventFd,
+}
+
+impl Device for Line {
+    fn fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.never)
+    }
+
+    fn read(&mut self) -> Result<Option<(&mut [u8], GsoInfo)>, String> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        Ok(Some((&mut self.packet, GsoInfo::default())))
+    }
+
+    fn write(&mut self, _: &[u8], _: &IpHeader, _: impl FnOnce(&mut [u8])) -> bool {
+        true
+    }
+
+    fn flush(&mut self) -> u64 {
+        0
+    }
+}
+
+/// A driver whose tunnel is not open, so that it loses what it is given to send.
+fn driver(packets: usize, packet_bytes: usize) -> Driver<Line> {
+    let line = Line {
+        left: packets,
+        packet: vec![0; packet_bytes],
+        never: EventFd::new().unwrap(),
+    };
+    let identity = Arc::new(ConnectorIdentity::generate().unwrap());
+    let gateway = "https://localhost:1".parse().unwrap();
+    let config = AttachConfig::new(gateway, "v".parse().unwrap(), identity);
+    Driver::new(&config, line, Box::new(|_| {})).unwrap()
+}
+
+/// Packets given to the tunnel.
+fn given(driver: &mut Driver<Line>) -> u64 {
+    driver.tunnel.tally().drops(DropReason::SendNotConnected)
+}
+
+#[test]
+fn a_turn_takes_all_of_the_line_but_no_more_than_four_megabytes() {
+    let now = Instant::now();
+    let mut short = driver(500, 60);
+    assert!(!short.read_device(now));
+    assert_eq!(given(&mut short), 500);
+    let mut endless = driver(1000, 60);
+    assert!(endless.read_device(now));
+    assert_eq!(endless.device.left, 1000 - DEVICE_BUDGET);
+    let mut long = driver(100, 64 * 1024);
+    assert!(long.read_device(now));
+    assert_eq!(long.device.left, 100 - 64);
+}
+
+#[test]
+fn a_turn_sends_of_what_waits_as_much_as_it_takes() {
+    for (packet_bytes, count, most) in [(60, 600, 512), (64 * 1024, 100, 64)] {
+        let now = Instant::now();
+        let mut driver = driver(0, packet_bytes);
+        for _ in 0..count {
+            let packet = driver.device.packet.clone();
+            driver.uplink.push(now, &packet, &GsoInfo::default());
+        }
+        assert!(driver.send_waiting(now));
+        assert_eq!(given(&mut driver), most);
+        assert!(driver.send_waiting(now));
+        assert_eq!(given(&mut driver), count);
+        assert!(!driver.send_waiting(now));
+    }
+}
 
 /// What leaves, in its order.
 fn drained(uplink: &mut Uplink) -> Vec<Vec<u8>> {
@@ -37,4 +119,19 @@ fn fragments_of_a_flow_that_waits_do_not_pass_the_first_one() {
     let mut left = drained(&mut uplink);
     left.retain(|packet| *packet != whole);
     assert_eq!(left, came);
+}
+
+#[test]
+fn a_driver_does_not_sleep_before_line_and_queue_are_empty() {
+    let mut driver = driver(100, 64 * 1024);
+    for _ in 0..100 {
+        let more = driver.turn();
+        let left = driver.device.left + driver.uplink.queue.len();
+        assert!(more || left == 0, "{left} would wait");
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(driver.device.left + driver.uplink.queue.len(), 0);
+    assert_eq!(given(&mut driver), 100);
 }
