@@ -28,7 +28,7 @@ pub(crate) use lookups::Lookup;
 use crate::{command::Command, mailbox::Mailbox, metrics::Metrics, sites::Sites};
 use lookups::Lookups;
 
-/// How long a shard may take to report; a turn takes microseconds.
+/// How long a shard may take to report; a turn takes milliseconds at most.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway does not serve yet, or not any more.

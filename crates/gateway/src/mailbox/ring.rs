@@ -16,8 +16,8 @@ pub(crate) const MAX_HANDED_PACKETS: usize = 512;
 /// VPCs whose packets are counted apart. Two whose indexes are equal modulo this share a bound.
 const COUNTED_VPCS: usize = 4096;
 
-/// Memory of all buffers that wait for their next packet: 64 of the longest super-packets, as many
-/// as a shard takes in one turn, or some thousand plain packets.
+/// Memory of all buffers that wait for their next packet: 64 of the longest super-packets, twice what
+/// a shard takes in one turn, or some thousand plain packets.
 const MAX_SPARE_BYTES: usize = 64 * 65_536;
 
 /// Many senders, one receiver.

@@ -27,10 +27,18 @@ pub(super) const CONTEXT: [u8; 1] = [0];
 
 /// Datagrams taken from one port's connections a turn.
 const DATAGRAMS_A_TURN: usize = 1024;
-/// Super-packets read from one VPC's queue a turn.
-const READS_A_TURN: usize = 32;
-/// Packets taken from other shards a turn.
-const HANDED_A_TURN: usize = 64;
+/// Packets and super-packets read from the VPCs' queues a turn, shared by those that have any: as many
+/// as a TUN device's line has. What a turn wrote is acknowledged at once, by a packet for every second
+/// one, and what it leaves in the line makes what comes next wait, or be lost when the line is full.
+const READS_A_TURN: usize = 512;
+/// What one VPC may read however many have packets.
+const READS_OF_A_VPC: usize = 32;
+/// Bytes after which a turn reads no more of a VPC, however few packets they were.
+const READ_BYTES_A_TURN: usize = 2 * 1024 * 1024;
+/// Packets taken from other shards a turn: as many as one VPC may have in the ring.
+const HANDED_A_TURN: usize = 256;
+/// Bytes after which a turn takes no more from other shards.
+const HANDED_BYTES_A_TURN: usize = 2 * 1024 * 1024;
 /// Answers of the gateway itself: ICMP errors quote at most 1,280 bytes, echo replies are as long as
 /// their requests.
 const REPLY_BYTES: usize = 65_536;
@@ -122,12 +130,14 @@ impl Shard {
         let mut more = false;
         // Out of the shard while packets lie in it, so that commands may be obeyed between them.
         let mut buffer = std::mem::take(&mut self.scratch.read);
+        let ready = self.vpcs.values().filter(|vpc| vpc.ready).count();
+        let most = (READS_A_TURN / ready.max(1)).max(READS_OF_A_VPC);
         let mut next = self.vpcs.first_key_value().map(|(index, _)| *index);
         while let Some(index) = next {
-            let mut left = READS_A_TURN;
-            while self.vpc_to_datagrams(index, &mut buffer, at, now) {
-                left -= 1;
-                if left == 0 {
+            let (mut reads, mut bytes) = (0, 0);
+            while let Some(read_bytes) = self.vpc_to_datagrams(index, &mut buffer, at, now) {
+                (reads, bytes) = (reads + 1, bytes + read_bytes);
+                if reads == most || bytes >= READ_BYTES_A_TURN {
                     more = true;
                     break;
                 }
@@ -139,33 +149,33 @@ impl Shard {
         more
     }
 
-    /// Reads one super-packet of a VPC and sends it to its client; `false` when there is none.
+    /// Reads one super-packet of a VPC and sends it to its client; how long it was, in bytes, or `None`
+    /// when there is none.
     fn vpc_to_datagrams(
         &mut self,
         index: VpcIndex,
         buffer: &mut [u8],
         at: Instant,
         now: Now,
-    ) -> bool {
-        let Some(vpc) = self.vpcs.get_mut(&index) else {
-            return false;
-        };
+    ) -> Option<usize> {
+        let vpc = self.vpcs.get_mut(&index)?;
         if !vpc.ready || vpc.down {
-            return false;
+            return None;
         }
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
+                let read_bytes = read.packet.len();
                 self.hear_of_sessions(at, now);
                 self.forward_to_client(index, false, (read.packet, &read.gso), at, now);
                 for port in &mut self.ports {
                     port.send_full(&mut self.figures);
                 }
-                return true;
+                return Some(read_bytes);
             }
             Ok(None) => vpc.ready = false,
             Err(TunError::BadPacket(_)) => {
                 self.figures.tun_bad_packets += 1;
-                return true;
+                return Some(0);
             }
             Err(error) => {
                 tracing::error!(shard = self.id, %error, "a TUN device is gone");
@@ -174,7 +184,7 @@ impl Shard {
                 self.poller.remove(Source::Vpc(index), &vpc.queue);
             }
         }
-        false
+        None
     }
 
     /// Takes the commands that came since the turn began. The packet just read may answer the first
@@ -222,10 +232,15 @@ impl Shard {
 
     /// Packets that other shards read for sessions of this one.
     pub(super) fn handed_packets(&mut self, at: Instant, now: Now) -> bool {
+        let mut bytes = 0;
         for _ in 0..HANDED_A_TURN {
+            if bytes >= HANDED_BYTES_A_TURN {
+                break;
+            }
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
             };
+            bytes += handed.bytes.len();
             let packet = (&mut handed.bytes[..], &handed.gso);
             self.forward_to_client(handed.vpc, true, packet, at, now);
             self.mailbox.recycle(handed);

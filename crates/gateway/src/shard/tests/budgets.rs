@@ -126,16 +126,17 @@ fn a_turn_reads_no_more_of_a_queue_than_its_budget() {
         return;
     };
     let behind = queue_with_a_packet(&mut served.lab);
-    served.host_sends(100);
+    served.host_sends(400);
     served.bench.shard.open_vpc(VpcIndex(1), behind, false);
-    for taken in [32, 64, 96, 100] {
+    // Half of 512 is the other VPC's as long as it has packets.
+    for taken in [256, 400] {
         let more = served.bench.shard.turn();
         assert_eq!(served.to_client(), taken);
-        assert!(more || taken == 100, "it would sleep");
+        assert!(more || taken == 400, "it would sleep");
         let strays = served.bench.shard.plane.stray_counters();
         assert!(strays.dropped_total() > 0, "the other VPC has to wait");
     }
-    served.bench.until(|bench| bench.datagrams == 100);
+    served.bench.until(|bench| bench.datagrams == 400);
 }
 
 #[test]
@@ -144,18 +145,19 @@ fn a_turn_takes_no_more_handed_packets_than_its_budget() {
         return;
     };
     let packet = build_udp(HOST.into(), CLIENT.into(), PORT, PORT, &[7; 100]);
-    for _ in 0..100 {
+    // A VPC that is not here, because one alone has no more places than a turn takes.
+    for vpc in [1; 100].into_iter().chain([0; 200]) {
         let mailbox = &served.bench.mailbox;
-        assert!(mailbox.hand_over(VpcIndex(0), &GsoInfo::default(), &packet));
+        assert!(mailbox.hand_over(VpcIndex(vpc), &GsoInfo::default(), &packet));
     }
     served.bench.shard.mail = true;
     served.host_sends(1);
-    for taken in [64, 100] {
+    for taken in [156, 200] {
         let more = served.bench.shard.turn();
         assert_eq!(served.to_client(), taken + 1, "with one of its own queue");
-        assert!(more || taken == 100, "it would sleep");
+        assert!(more || taken == 200, "it would sleep");
     }
-    served.bench.until(|bench| bench.datagrams == 101);
+    served.bench.until(|bench| bench.datagrams == 201);
 }
 
 #[test]
@@ -163,13 +165,44 @@ fn a_turn_sends_no_more_of_what_waits_than_its_budget() {
     let mut bench = Bench::with_room(ROOM_BYTES);
     let (_, slot) = bench.open(grant());
     let (shard, at) = (&mut bench.shard, Instant::now());
-    for _ in 0..100 {
+    for _ in 0..600 {
         let (flow, gso) = (FlowKey::UNSPECIFIED, GsoInfo::default());
         let figures = &mut shard.figures;
         let client = (slot, &flow);
         shard.waiting.push(at, client, &[7; 100], &gso, figures);
     }
-    let sent = |bench: &Bench| 100 - bench.shard.waiting.len() as u64;
-    assert_eq!(counts(&mut bench, 100, sent), [64, 100]);
-    bench.until(|bench| bench.datagrams == 100);
+    let sent = |bench: &Bench| 600 - bench.shard.waiting.len() as u64;
+    assert_eq!(counts(&mut bench, 600, sent), [512, 600]);
+    bench.until(|bench| bench.datagrams == 600);
+}
+
+/// Of 50 packets of 60,000 bytes, 35 are two megabytes.
+#[test]
+fn a_turn_sends_two_megabytes_of_what_waits_and_no_more() {
+    let mut bench = Bench::with_room(ROOM_BYTES);
+    let (_, slot) = bench.open(grant());
+    let (shard, at) = (&mut bench.shard, Instant::now());
+    for _ in 0..50 {
+        let (flow, gso) = (FlowKey::UNSPECIFIED, GsoInfo::default());
+        let client = (slot, &flow);
+        let figures = &mut shard.figures;
+        let packet = vec![7; 60_000];
+        shard.waiting.push(at, client, &packet, &gso, figures);
+    }
+    let sent = |bench: &Bench| 50 - bench.shard.waiting.len() as u64;
+    assert_eq!(counts(&mut bench, 50, sent), [35, 50]);
+}
+
+#[test]
+fn a_turn_takes_two_megabytes_of_handed_packets_and_no_more() {
+    let mut bench = Bench::new();
+    for _ in 0..50 {
+        let packet = vec![7; 60_000];
+        let mailbox = &bench.mailbox;
+        assert!(mailbox.hand_over(VpcIndex(0), &GsoInfo::default(), &packet));
+    }
+    bench.shard.mail = true;
+    assert!(bench.shard.turn(), "it would sleep");
+    let left = std::iter::from_fn(|| bench.mailbox.packet()).count();
+    assert_eq!(left, 50 - 35);
 }

@@ -27,8 +27,10 @@ pub(in crate::shard) struct Served {
     /// What the other client is granted.
     pub(in crate::shard) other: Grant,
     /// In the VPC; does not block.
-    pub(super) inside: UdpSocket,
+    pub(in crate::shard) inside: UdpSocket,
     pub(super) lab: Lab,
+    /// Whether the device takes UDP super-packets whole.
+    pub(in crate::shard) merges_udp: bool,
 }
 
 /// The session of an attachment, on the shard before its number.
@@ -86,11 +88,12 @@ impl Served {
             other,
             inside,
             lab,
+            merges_udp: merge_udp,
         })
     }
 
     /// The VPC's host sends the client so many packets.
-    pub(super) fn host_sends(&self, packets: usize) {
+    pub(in crate::shard) fn host_sends(&self, packets: usize) {
         for _ in 0..packets {
             let to = (Ipv4Addr::from(CLIENT), PORT);
             self.inside.send_to(&[7; 100], to).unwrap();
@@ -98,7 +101,7 @@ impl Served {
     }
 
     /// Packets that went to the client.
-    pub(super) fn to_client(&self) -> u64 {
+    pub(in crate::shard) fn to_client(&self) -> u64 {
         let counters = self.bench.shard.plane.counters(self.slot).unwrap();
         counters.to_client.packets
     }
