@@ -16,7 +16,6 @@ use masque_packet::segment::GsoInfo;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::command::{Command, HandedPacket};
-#[cfg(test)]
 pub(crate) use ring::MAX_HANDED_PACKETS;
 use ring::Ring;
 

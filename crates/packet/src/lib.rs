@@ -5,11 +5,13 @@
 //! - [`segment`] splits a super-packet of a TUN device, [`merge`] makes them; [`mod@fragment`] cuts
 //!   an IPv4 packet that is too long for a link.
 //! - [`queue`] holds packets that wait for a narrow path, fair between sessions and flows.
+//! - [`budget`] bounds what a turn takes of one source.
 //! - [`checksum`] is the arithmetic under all of these; [`build`] makes packets for tests and probes.
 //!
 //! Nothing here reads a clock, a socket or a random source, and nothing but [`build`],
 //! [`merge::Merger::new`] and a [`queue`] that grows allocates. No input makes a function panic.
 
+pub mod budget;
 pub mod build;
 pub mod checksum;
 pub mod edit;

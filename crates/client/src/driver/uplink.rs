@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use masque_packet::{
+    budget::Budget,
     icmp::MAX_ERROR_BYTES,
     queue::{FairQueue, queue_key_of},
     segment::GsoInfo,
@@ -22,13 +23,9 @@ use crate::{AttachError, DropReason};
 /// Packets or super-packets taken from the device in one turn: as many as a TUN device's line has. What
 /// a turn delivers is acknowledged at once, by a packet for every second one, and what a turn leaves in
 /// the line stands in the way of what comes next.
-const DEVICE_BUDGET: usize = 512;
-/// Bytes after which a turn takes no more, however few packets they were.
-const DEVICE_BYTES: usize = 4 * 1024 * 1024;
+const DEVICE_BUDGET: Budget = Budget::new(512, 4 * 1024 * 1024);
 /// Waiting packets sent in one turn: as many as one may take, so that taking never gets ahead for good.
-const WAITING_BUDGET: usize = DEVICE_BUDGET;
-/// Bytes after which a turn sends no more of them.
-const WAITING_TURN_BYTES: usize = DEVICE_BYTES;
+const WAITING_BUDGET: Budget = DEVICE_BUDGET;
 /// Memory of packets that wait: 80 ms at 800 Mbit/s, and as much as two windows of most senders.
 const WAITING_BYTES: usize = 8 * 1024 * 1024;
 
@@ -74,11 +71,8 @@ impl<D: Device> Driver<D> {
     pub(super) fn read_device(&mut self, now: Instant) -> bool {
         let mut answered = false;
         let mut more = true;
-        let mut left_bytes = DEVICE_BYTES;
-        for _ in 0..DEVICE_BUDGET {
-            if left_bytes == 0 {
-                break;
-            }
+        let mut budget = DEVICE_BUDGET;
+        while !budget.is_spent() {
             let (packet, gso) = match self.device.read() {
                 Ok(Some(read)) => read,
                 Ok(None) => {
@@ -92,7 +86,7 @@ impl<D: Device> Driver<D> {
                     return false;
                 }
             };
-            left_bytes = left_bytes.saturating_sub(packet.len());
+            budget.spend(packet.len());
             if !(self.uplink.queue.is_empty() && self.tunnel.has_room(packet.len(), &gso)) {
                 let lost = self.uplink.push(now, packet, &gso);
                 self.tunnel
@@ -121,17 +115,14 @@ impl<D: Device> Driver<D> {
         let (mut sent, mut answered) = (false, false);
         let now_us = self.uplink.micros(now);
         self.uplink.queue.resume(());
-        let mut left_bytes = WAITING_TURN_BYTES;
-        for _ in 0..WAITING_BUDGET {
-            if left_bytes == 0 {
-                break;
-            }
+        let mut budget = WAITING_BUDGET;
+        while !budget.is_spent() {
             let tunnel = &mut self.tunnel;
             let room = |(), bytes, gso: &GsoInfo| tunnel.has_room(bytes, gso);
             let Some(next) = self.uplink.queue.pop(now_us, room) else {
                 break;
             };
-            left_bytes = left_bytes.saturating_sub(next.packet.len());
+            budget.spend(next.packet.len());
             let reply = &mut self.uplink.reply;
             let answer = if next.congested {
                 self.tunnel.send_congested(next.packet, &next.gso, reply)

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use masque_gateway_core::{ClientVerdict, Dataplane, Now, SlotId, VpcIndex, VpcVerdict};
 use masque_packet::{
+    budget::Budget,
     ip::IpHeader,
     queue::{fragments_key, queue_key},
     segment::{GsoInfo, segments},
@@ -20,7 +21,7 @@ use super::{
     wait::Source,
     waiting::Waiting,
 };
-use crate::mailbox::Mailbox;
+use crate::mailbox::{MAX_HANDED_PACKETS, Mailbox};
 
 /// RFC 9484 §6: Context ID 0 means that an IP packet follows.
 pub(super) const CONTEXT: [u8; 1] = [0];
@@ -33,12 +34,10 @@ const DATAGRAMS_A_TURN: usize = 1024;
 const READS_A_TURN: usize = 512;
 /// What one VPC may read however many have packets.
 const READS_OF_A_VPC: usize = 32;
-/// Bytes after which a turn reads no more of a VPC, however few packets they were.
-const READ_BYTES_A_TURN: usize = 2 * 1024 * 1024;
-/// Packets taken from other shards a turn: as many as one VPC may have in the ring.
-const HANDED_A_TURN: usize = 256;
-/// Bytes after which a turn takes no more from other shards.
-const HANDED_BYTES_A_TURN: usize = 2 * 1024 * 1024;
+/// Bytes after which a turn reads no more of a VPC.
+const READ_BYTES_OF_A_VPC: usize = 2 * 1024 * 1024;
+/// Taken from other shards a turn: as many packets as one VPC may have in the ring.
+const HANDED_A_TURN: Budget = Budget::new(MAX_HANDED_PACKETS / 2, 2 * 1024 * 1024);
 /// Answers of the gateway itself: ICMP errors quote at most 1,280 bytes, echo replies are as long as
 /// their requests.
 const REPLY_BYTES: usize = 65_536;
@@ -130,18 +129,17 @@ impl Shard {
         let mut more = false;
         // Out of the shard while packets lie in it, so that commands may be obeyed between them.
         let mut buffer = std::mem::take(&mut self.scratch.read);
-        let ready = self.vpcs.values().filter(|vpc| vpc.ready).count();
-        let most = (READS_A_TURN / ready.max(1)).max(READS_OF_A_VPC);
+        let readable = self.vpcs.values().filter(|vpc| vpc.is_readable()).count();
+        let reads = (READS_A_TURN / readable.max(1)).max(READS_OF_A_VPC);
         let mut next = self.vpcs.first_key_value().map(|(index, _)| *index);
         while let Some(index) = next {
-            let (mut reads, mut bytes) = (0, 0);
-            while let Some(read_bytes) = self.vpc_to_datagrams(index, &mut buffer, at, now) {
-                (reads, bytes) = (reads + 1, bytes + read_bytes);
-                if reads == most || bytes >= READ_BYTES_A_TURN {
-                    more = true;
-                    break;
-                }
+            let mut budget = Budget::new(reads, READ_BYTES_OF_A_VPC);
+            while !budget.is_spent()
+                && let Some(read_bytes) = self.vpc_to_datagrams(index, &mut buffer, at, now)
+            {
+                budget.spend(read_bytes);
             }
+            more |= budget.is_spent();
             let after = (Bound::Excluded(index), Bound::Unbounded);
             next = self.vpcs.range(after).next().map(|(index, _)| *index);
         }
@@ -159,7 +157,7 @@ impl Shard {
         now: Now,
     ) -> Option<usize> {
         let vpc = self.vpcs.get_mut(&index)?;
-        if !vpc.ready || vpc.down {
+        if !vpc.is_readable() {
             return None;
         }
         match vpc.queue.read(buffer) {
@@ -232,15 +230,12 @@ impl Shard {
 
     /// Packets that other shards read for sessions of this one.
     pub(super) fn handed_packets(&mut self, at: Instant, now: Now) -> bool {
-        let mut bytes = 0;
-        for _ in 0..HANDED_A_TURN {
-            if bytes >= HANDED_BYTES_A_TURN {
-                break;
-            }
+        let mut budget = HANDED_A_TURN;
+        while !budget.is_spent() {
             let Some(mut handed) = self.mailbox.packet() else {
                 return false;
             };
-            bytes += handed.bytes.len();
+            budget.spend(handed.bytes.len());
             let packet = (&mut handed.bytes[..], &handed.gso);
             self.forward_to_client(handed.vpc, true, packet, at, now);
             self.mailbox.recycle(handed);

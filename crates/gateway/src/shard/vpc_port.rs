@@ -29,6 +29,11 @@ impl VpcPort {
         }
     }
 
+    /// Whether a read may give a packet.
+    pub(crate) const fn is_readable(&self) -> bool {
+        self.ready && !self.down
+    }
+
     /// Writes what was collected.
     pub(crate) fn flush(&mut self) {
         if !self.writer.is_empty() {

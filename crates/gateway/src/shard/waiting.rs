@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use masque_gateway_core::SlotId;
 use masque_packet::{
+    budget::Budget,
     edit,
     flow::FlowKey,
     queue::FairQueue,
@@ -24,9 +25,7 @@ use super::{
 /// Memory of packets that wait in one shard, for all its clients.
 const WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// Waiting packets sent in one turn: as many as one may read, so that reading never gets ahead for good.
-const WAITING_A_TURN: usize = 512;
-/// Bytes after which a turn sends no more of them.
-const WAITING_BYTES_A_TURN: usize = 2 * 1024 * 1024;
+const WAITING_A_TURN: Budget = Budget::new(512, 2 * 1024 * 1024);
 
 /// What waits, by client.
 #[derive(Debug)]
@@ -120,11 +119,8 @@ impl Shard {
                 }
             }
         }
-        let (mut sent, mut bytes) = (false, 0);
-        for _ in 0..WAITING_A_TURN {
-            if bytes >= WAITING_BYTES_A_TURN {
-                break;
-            }
+        let (mut sent, mut budget) = (false, WAITING_A_TURN);
+        while !budget.is_spent() {
             let (tunnels, ports) = (&self.tunnels, &mut self.ports);
             // What waits for a client that has left is taken and dropped.
             let has_room = |slot, bytes, gso: &GsoInfo| {
@@ -135,7 +131,7 @@ impl Shard {
                 break;
             };
             sent = true;
-            bytes += next.packet.len();
+            budget.spend(next.packet.len());
             let Some((key, port)) = connection(&self.tunnels, &mut self.ports, next.session) else {
                 self.figures.unsendable += next.gso.packets_at_most(next.packet.len()) as u64;
                 continue;

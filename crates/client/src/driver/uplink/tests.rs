@@ -61,7 +61,7 @@ fn a_turn_takes_all_of_the_line_but_no_more_than_four_megabytes() {
     assert_eq!(given(&mut short), 500);
     let mut endless = driver(1000, 60);
     assert!(endless.read_device(now));
-    assert_eq!(endless.device.left, 1000 - DEVICE_BUDGET);
+    assert_eq!(endless.device.left, 1000 - 512);
     let mut long = driver(100, 64 * 1024);
     assert!(long.read_device(now));
     assert_eq!(long.device.left, 100 - 64);

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use masque_gateway_core::DropReason;
 use masque_packet::{
@@ -6,15 +6,11 @@ use masque_packet::{
     ip::parse,
     segment::GsoKind,
 };
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use super::*;
-use crate::{
-    mailbox::MAX_HANDED_PACKETS,
-    shard::tests::{
-        Bench,
-        served::{CLIENT, HOST, OTHER, PORT, Served},
-    },
+use crate::shard::tests::{
+    Bench,
+    served::{HOST, OTHER, PORT, Served},
 };
 
 /// How many packets wait after a super-packet of 45, from this address to itself, came for a client in
@@ -77,43 +73,4 @@ fn a_packet_that_a_full_ring_does_not_take_is_counted() {
     let counters = shard.plane.vpc_counters(VpcIndex(0)).unwrap();
     let dropped = counters.dropped_to_client[DropReason::HandOverFull.index()];
     assert_eq!(dropped, 3);
-}
-
-/// A hundred packets of a client are acknowledged by fifty: what a turn left of them in the device's
-/// line would grow until it is lost there.
-#[test]
-fn a_turn_takes_all_that_the_devices_line_holds() {
-    let Some(mut served) = Served::new(1024 * 1024) else {
-        return;
-    };
-    served.host_sends(400);
-    let (at, before) = (Instant::now(), served.to_client());
-    let more = served.bench.shard.vpcs_to_datagrams(at, Now::default());
-    assert_eq!(served.to_client() - before, 400);
-    assert!(!more, "the line is empty");
-}
-
-#[test]
-fn a_turn_takes_two_megabytes_of_super_packets_and_no_more() {
-    let Some(mut served) = Served::new(16 * 1024 * 1024) else {
-        return;
-    };
-    if !served.merges_udp {
-        println!("SKIPPED: this kernel's TUN takes no UDP super-packets (Linux 6.2 has them)");
-        return;
-    }
-    setsockopt(&served.inside, UdpGsoSegment, &1300).unwrap();
-    for _ in 0..50 {
-        let to = (Ipv4Addr::from(CLIENT), PORT);
-        served.inside.send_to(&[7; 45 * 1300], to).unwrap();
-    }
-    let (at, before) = (Instant::now(), served.to_client());
-    let shard = &mut served.bench.shard;
-    assert!(
-        shard.vpcs_to_datagrams(at, Now::default()),
-        "there are more"
-    );
-    let packet_bytes = 45 * 1300 + 28;
-    let taken = READ_BYTES_A_TURN.div_ceil(packet_bytes) as u64;
-    assert_eq!(served.to_client() - before, 45 * taken);
 }

@@ -27,10 +27,10 @@ pub(in crate::shard) struct Served {
     /// What the other client is granted.
     pub(in crate::shard) other: Grant,
     /// In the VPC; does not block.
-    pub(in crate::shard) inside: UdpSocket,
+    pub(super) inside: UdpSocket,
     pub(super) lab: Lab,
     /// Whether the device takes UDP super-packets whole.
-    pub(in crate::shard) merges_udp: bool,
+    pub(super) merges_udp: bool,
 }
 
 /// The session of an attachment, on the shard before its number.
@@ -79,8 +79,8 @@ impl Served {
         shard.plane.set_tables(Now::default(), changes.tables);
         let (grant, other) = (admit(shard, 1), admit(shard, 2));
         let (key, slot) = bench.open(grant);
-        let merge_udp = device.offloads.udp;
-        bench.shard.open_vpc(VpcIndex(0), queue, merge_udp);
+        let merges_udp = device.offloads.udp;
+        bench.shard.open_vpc(VpcIndex(0), queue, merges_udp);
         Some(Self {
             bench,
             key,
@@ -88,12 +88,12 @@ impl Served {
             other,
             inside,
             lab,
-            merges_udp: merge_udp,
+            merges_udp,
         })
     }
 
     /// The VPC's host sends the client so many packets.
-    pub(in crate::shard) fn host_sends(&self, packets: usize) {
+    pub(super) fn host_sends(&self, packets: usize) {
         for _ in 0..packets {
             let to = (Ipv4Addr::from(CLIENT), PORT);
             self.inside.send_to(&[7; 100], to).unwrap();
@@ -101,7 +101,7 @@ impl Served {
     }
 
     /// Packets that went to the client.
-    pub(in crate::shard) fn to_client(&self) -> u64 {
+    pub(super) fn to_client(&self) -> u64 {
         let counters = self.bench.shard.plane.counters(self.slot).unwrap();
         counters.to_client.packets
     }
