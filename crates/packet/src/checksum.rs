@@ -113,15 +113,16 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 
 /// Copies `source` to `out`, which has its length, and gives its sum.
 ///
-/// A copy and then a sum of what is in the first-level cache by then: measured, 47 ns for 1350
-/// bytes, against 55 to 80 ns for one loop that does both, as the copy uses wider registers than
-/// the loop may.
+/// The sum comes first and brings the bytes into the first-level cache. Summing the copy instead
+/// waits for its stores, measured at 57 to 114 ns for 1,392 bytes against 25; one loop that does
+/// both is slower than either, as the copy uses wider registers than the loop may.
 #[inline]
 pub(crate) fn copy_and_sum(out: &mut [u8], source: &[u8]) -> Sum {
     match out.get_mut(..source.len()) {
         Some(out) => {
+            let sum = Sum::of(source);
             out.copy_from_slice(source);
-            Sum::of(out)
+            sum
         }
         None => Sum::ZERO,
     }
