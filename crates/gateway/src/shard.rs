@@ -223,20 +223,20 @@ impl Shard {
     /// Commands and handed packets; `true` when a budget ended it.
     fn take_mail(&mut self, at: Instant, now: Now) -> bool {
         self.mailbox.acknowledge();
-        let commands = self.take_commands(at, now);
-        self.mail = self.handed_packets(at, now) || commands;
+        let commands = self.take_commands(COMMANDS_A_TURN, at, now);
+        self.mail = self.handed_packets(at, now) || commands == COMMANDS_A_TURN;
         self.mail
     }
 
-    /// Commands; `true` when a budget ended it.
-    fn take_commands(&mut self, at: Instant, now: Now) -> bool {
-        for _ in 0..COMMANDS_A_TURN {
+    /// Obeys so many commands at most; how many there were.
+    fn take_commands(&mut self, at_most: usize, at: Instant, now: Now) -> usize {
+        for taken in 0..at_most {
             match self.mailbox.command() {
                 Some(command) => self.obey(command, at, now),
-                None => return false,
+                None => return taken,
             }
         }
-        true
+        at_most
     }
 
     fn obey(&mut self, command: Command, at: Instant, now: Now) {

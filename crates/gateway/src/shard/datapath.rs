@@ -12,7 +12,7 @@ use masque_packet::{
 use masque_tun::{READ_BUFFER_BYTES, TunError, Written};
 
 use super::{
-    Shard,
+    COMMANDS_A_TURN, Shard,
     figures::ShardFigures,
     fragmented::{collect_fragments, keep_fragments, send_fragments},
     port::Port,
@@ -131,15 +131,18 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.scratch.read);
         let readable = self.vpcs.values().filter(|vpc| vpc.is_readable()).count();
         let reads = (READS_A_TURN / readable.max(1)).max(READS_OF_A_VPC);
+        let mut commands = COMMANDS_A_TURN;
         let mut next = self.vpcs.first_key_value().map(|(index, _)| *index);
         while let Some(index) = next {
             let mut budget = Budget::new(reads, READ_BYTES_OF_A_VPC);
             while !budget.is_spent()
-                && let Some(read_bytes) = self.vpc_to_datagrams(index, &mut buffer, at, now)
+                && commands > 0
+                && let Some(read_bytes) =
+                    self.vpc_to_datagrams(index, &mut buffer, &mut commands, at, now)
             {
                 budget.spend(read_bytes);
             }
-            more |= budget.is_spent();
+            more |= budget.is_spent() || commands == 0;
             let after = (Bound::Excluded(index), Bound::Unbounded);
             next = self.vpcs.range(after).next().map(|(index, _)| *index);
         }
@@ -148,11 +151,12 @@ impl Shard {
     }
 
     /// Reads one super-packet of a VPC and sends it to its client; how long it was, in bytes, or `None`
-    /// when there is none.
+    /// when there is none. `commands` is how many the turn may yet obey between packets.
     fn vpc_to_datagrams(
         &mut self,
         index: VpcIndex,
         buffer: &mut [u8],
+        commands: &mut usize,
         at: Instant,
         now: Now,
     ) -> Option<usize> {
@@ -163,7 +167,7 @@ impl Shard {
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
                 let read_bytes = read.packet.len();
-                self.hear_of_sessions(at, now);
+                *commands -= self.hear_of_sessions(*commands, at, now);
                 self.forward_to_client(index, false, (read.packet, &read.gso), at, now);
                 for port in &mut self.ports {
                     port.send_full(&mut self.figures);
@@ -185,12 +189,14 @@ impl Shard {
         None
     }
 
-    /// Takes the commands that came since the turn began. The packet just read may answer the first
-    /// one of a session that another shard has begun meanwhile: that shard told of the session before
-    /// its client learnt an address, so what was told is here.
-    fn hear_of_sessions(&mut self, at: Instant, now: Now) {
+    /// Takes the commands that came since the turn began, so many at most; how many there were. The packet
+    /// just read may answer the first one of a session that another shard has begun meanwhile: that shard
+    /// told of the session before its client learnt an address, so what was told is here.
+    fn hear_of_sessions(&mut self, at_most: usize, at: Instant, now: Now) -> usize {
         if self.mailbox.has_commands() {
-            self.take_commands(at, now);
+            self.take_commands(at_most, at, now)
+        } else {
+            0
         }
     }
 

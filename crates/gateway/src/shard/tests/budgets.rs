@@ -66,9 +66,8 @@ fn a_turn_receives_and_sends_no_more_than_its_budgets() {
     }
 }
 
-#[test]
-fn a_turn_takes_no_more_commands_than_its_budget() {
-    let mut bench = Bench::new();
+/// Sends so many commands that are answered; counts the answers so far.
+fn commands(bench: &Bench, count: usize) -> impl FnMut() -> usize + use<> {
     let ask = |_| {
         let (reply, told) = oneshot::channel();
         let sessions = false;
@@ -76,14 +75,37 @@ fn a_turn_takes_no_more_commands_than_its_budget() {
         bench.mailbox.send(command).unwrap();
         told
     };
-    let mut asked: Vec<_> = (0..150).map(ask).collect();
-    let mut answered = || {
+    let mut asked: Vec<_> = (0..count).map(ask).collect();
+    move || {
         asked.retain_mut(|told| told.try_recv().is_err());
-        150 - asked.len()
-    };
+        count - asked.len()
+    }
+}
+
+#[test]
+fn a_turn_takes_no_more_commands_than_its_budget() {
+    let mut bench = Bench::new();
+    let mut answered = commands(&bench, 150);
     for taken in [64, 128, 150] {
         let more = bench.shard.turn();
         assert_eq!((answered(), more), (taken, taken < 150));
+    }
+}
+
+#[test]
+fn a_turn_obeys_no_more_commands_between_packets_than_its_budget() {
+    let Some(mut served) = Served::new(ROOM_BYTES) else {
+        return;
+    };
+    served.host_sends(200);
+    let before = served.to_client();
+    let mut answered = commands(&served.bench, 150);
+    for (obeyed, packets) in [(64, 1), (128, 2), (150, 200)] {
+        let (shard, at) = (&mut served.bench.shard, Instant::now());
+        let more = shard.vpcs_to_datagrams(at, Now::default());
+        assert_eq!(answered(), obeyed);
+        assert_eq!(served.to_client() - before, packets);
+        assert_eq!(more, packets < 200);
     }
 }
 
