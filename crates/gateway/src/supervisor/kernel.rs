@@ -56,13 +56,14 @@ impl Supervisor {
         snapshots: &[Snapshot],
         first: bool,
     ) -> Result<(), Fatal> {
+        // Before the kernel is looked at: what changes meanwhile is a change that the next look sees.
+        self.note_links();
         let missing = self
             .apply_kernel(snapshots, first)
             .unwrap_or_else(|fatal| Missing {
                 all: Some(fatal),
                 ..Missing::default()
             });
-        self.note_links();
         self.offload.settle(&self.kernel);
         let runs = |name| self.vpcs.contains_key(name) && !missing.points.contains_key(name);
         let none_is_left = !snapshots
