@@ -132,7 +132,7 @@ port() { # NAME: chosen once, kept over restarts
 import pathlib, random, socket, sys
 taken = {path.read_text().strip() for path in pathlib.Path(sys.argv[1]).parent.glob("*/*.port")}
 while True:
-    port = random.randrange(20000, 32000)
+    port = random.randrange(20000, 30000)
     if str(port) in taken:
         continue
     try:

@@ -501,6 +501,9 @@ mod tests {
             let _the_end = held.recv();
         });
         let good = std::thread::spawn(|| ());
+        while !good.is_finished() {
+            std::thread::yield_now();
+        }
         let ended = join(vec![stuck, good], Duration::from_millis(20));
         assert!(matches!(ended, Err(Fatal::ThreadStuck { threads: 1 })));
         drop(hold);

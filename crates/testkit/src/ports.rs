@@ -6,13 +6,14 @@ use std::{
 };
 
 /// Below what Linux gives who asks for any port (`net.ipv4.ip_local_port_range`, from 32768 on) and
-/// below NodePorts (from 30000 on): nobody takes one of these by chance.
+/// below NodePorts (from 30000 on): nobody takes one of these by chance. From 20000 on `scripts/kube.sh`
+/// chooses, whose API server may be away for a while and needs its port again.
 const FIRST: u16 = 10_000;
-const COUNT: u16 = 20_000;
+const COUNT: u16 = 10_000;
 
 static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
 
-/// A port on which nothing listens over IPv4, by TCP or UDP; another one for each of the first 20,000
+/// A port on which nothing listens over IPv4, by TCP or UDP; another one for each of the first 10,000
 /// calls of a process.
 ///
 /// Port 0 finds one as well, but a moment after it was closed a connection of another test may
@@ -20,7 +21,7 @@ static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
 ///
 /// # Panics
 ///
-/// When none of 20,000 is free.
+/// When none of 10,000 is free.
 #[must_use]
 pub fn free_port() -> u16 {
     // Processes that run side by side begin 97 ports apart, or more.
@@ -28,7 +29,7 @@ pub fn free_port() -> u16 {
     for _ in 0..COUNT {
         let turn = u32::from(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
         let offset = (begin + turn) % u32::from(COUNT);
-        let port = FIRST + u16::try_from(offset).expect("below 20,000");
+        let port = FIRST + u16::try_from(offset).expect("below 10,000");
         let address = (Ipv4Addr::UNSPECIFIED, port);
         if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return port;

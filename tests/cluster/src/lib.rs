@@ -31,4 +31,4 @@ pub(crate) use programs::program;
 pub use proxy::{Fault, FaultProxy};
 pub use site::Site;
 pub use space::{ATTACHMENT, CONNECTOR, POINT, POLICY, Space};
-pub use wait::{SOON, eventually, within};
+pub use wait::{SOON, TAKEOVER, eventually, within};

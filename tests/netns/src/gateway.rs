@@ -16,8 +16,8 @@ use crate::{Ended, Fabric, Process, eventually, program, wait::patient, within};
 const ADMIN: &str = "127.0.0.1:9464";
 /// The number of the gateway's own routes and rules (`proto 77`).
 const ROUTE_PROTOCOL: &str = "77";
-/// A gateway that starts at all is ready by then.
-const READY_MAX: Duration = Duration::from_secs(15);
+/// A gateway that starts at all is ready by then, with thousands of attachments as well.
+const READY_MAX: Duration = Duration::from_secs(60);
 /// A drain with its deadline of 5 s ends by then.
 const END_MAX: Duration = Duration::from_secs(10);
 

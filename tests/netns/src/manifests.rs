@@ -62,6 +62,8 @@ pub struct IngressPoint {
     pub one_sid: bool,
     /// Fields of `sessions`, each one flow of YAML such as `maxTotal: 1`.
     pub sessions: Vec<String>,
+    /// How long a drain waits for clients, in seconds.
+    pub drain_s: u32,
 }
 
 impl Manifests {
@@ -166,12 +168,17 @@ impl IngressPoint {
             rules: PRODUCTION_RULES.iter().map(|&r| r.to_owned()).collect(),
             one_sid: false,
             sessions: Vec::new(),
+            drain_s: 5,
         }
     }
 
     fn yaml(&self) -> String {
         let Self {
-            name, number, port, ..
+            name,
+            number,
+            port,
+            drain_s,
+            ..
         } = self;
         let tls = self
             .certificate
@@ -218,7 +225,7 @@ spec:
         - {{prefix: 10.0.2.0/24, sid: \"fd00:0:1:2:{ipv4}00{number}::\"}}
         - {{prefix: \"fd20:{number}0:0:2::/64\", sid: \"fd00:0:1:2:e00{number}::\"}}
   sessions: {{{sessions}}}
-  drain: {{deadline: 5s}}
+  drain: {{deadline: {drain_s}s}}
 "
         )
     }

@@ -29,6 +29,17 @@ use serde_json::{Value, json};
 /// a change by others is tolerated for 5: two of each, on a machine that does something else.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// How long a standby may take to follow a leader that was killed: the Lease's 15 s, its own looks
+/// at it, and room for a loaded machine.
+pub(crate) const TAKEOVER: Duration = Duration::from_secs(25);
+
+/// Nothing waits and nothing is written for so long: an operator rests. A pass that has something to
+/// write has begun and ended by then.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A namespace of its own; removed when dropped by [`Lab::close`].
@@ -81,27 +92,37 @@ impl Operator {
     /// The sum of the series that begin so.
     pub(crate) async fn metric(&self, prefix: &str) -> f64 {
         let text = self.metrics().await;
-        let lines = text.lines().filter(|line| line.starts_with(prefix));
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        sum(&text, |line| line.starts_with(prefix))
     }
 
     /// Writes of anything but the Lease.
     pub(crate) async fn writes(&self) -> f64 {
-        let mut writes = 0.0;
-        for name in ["status_writes_total", "child_writes_total"] {
-            writes += self.metric(&format!("masque_operator_{name}")).await;
+        written(&self.metrics().await)
+    }
+
+    /// Waits until it rests: no write waits for its turn, and none was done for [`QUIET`]. How many
+    /// it did by then.
+    pub(crate) async fn rests(&self) -> f64 {
+        let begun = Instant::now();
+        let (mut before, mut since) = (f64::NAN, begun);
+        loop {
+            let looked = Instant::now();
+            let text = self.metrics().await;
+            let now = written(&text);
+            if now != before || !nothing_waits(&text) {
+                (before, since) = (now, Instant::now());
+            } else if looked.duration_since(since) >= QUIET {
+                return now;
+            }
+            assert!(begun.elapsed() < SOON, "no rest within {SOON:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        for verb in ["patch", "create", "delete"] {
-            let metrics = self.metrics().await;
-            let label = format!("verb=\"{verb}\"");
-            let lines = metrics.lines().filter(|line| line.contains(&label));
-            writes += lines
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum::<f64>();
-        }
-        writes
+    }
+
+    /// Whether `/readyz` says yes: its first lists have ended, and it stands for election.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let answer = self.get("/readyz").await;
+        answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
     async fn get(&self, path: &str) -> Option<String> {
@@ -421,6 +442,32 @@ impl Lab {
     }
 }
 
+/// The sum of these series of a page of metrics.
+fn sum(text: &str, wanted: impl Fn(&str) -> bool) -> f64 {
+    let lines = text.lines().filter(|line| wanted(line));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// [`Operator::writes`] of a page of metrics.
+fn written(text: &str) -> f64 {
+    let counters = ["status_writes_total", "child_writes_total"];
+    let counters = counters.map(|name| format!("masque_operator_{name}"));
+    let verbs = ["patch", "create", "delete"].map(|verb| format!("verb=\"{verb}\""));
+    sum(text, |line| counters.iter().any(|it| line.starts_with(it)))
+        + sum(text, |line| verbs.iter().any(|it| line.contains(it)))
+}
+
+/// Whether a page of metrics says that no write waits for its turn. A page that did not come says
+/// nothing.
+fn nothing_waits(text: &str) -> bool {
+    let mut depths = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("masque_operator_workqueue_depth "));
+    depths.any(|depth| depth.parse::<f64>() == Ok(0.0))
+}
+
 /// Waits until `condition` holds; fails after [`SOON`].
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     within(SOON, what, condition).await;
@@ -435,7 +482,7 @@ pub(crate) async fn within(
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     begun.elapsed()
 }

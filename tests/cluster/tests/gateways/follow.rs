@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use masque_client::Phase;
-use masque_cluster_tests::{POINT, POLICY, eventually};
+use masque_cluster_tests::{POINT, POLICY, SOON, TAKEOVER, eventually, within};
 use masque_testkit::DevelopmentCa;
 use serde_json::json;
 
@@ -81,7 +81,7 @@ async fn sessions_and_gateways_outlive_the_operator() {
     .await;
 
     world.start_operator();
-    eventually("the next operator leads", async || {
+    within(TAKEOVER + SOON, "the next operator leads", async || {
         world.operator.as_ref().unwrap().leads().await
     })
     .await;

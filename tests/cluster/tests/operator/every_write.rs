@@ -1,7 +1,10 @@
 //! An operator that is killed after any of its writes, before it hears of it: the next one comes to
 //! the end of an undisturbed run.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -12,7 +15,7 @@ use k8s_openapi::api::{
 };
 use kube::api::{DeleteParams, ListParams};
 use masque_cluster_tests::{
-    ATTACHMENT, Cluster, FaultProxy, Operator, POINT, POLICY, Space, eventually, free_port,
+    ATTACHMENT, Cluster, FaultProxy, Operator, POINT, POLICY, SOON, Space, eventually, free_port,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -22,8 +25,10 @@ use crate::{CHILD, populate};
 const ATTACHMENTS: [&str; 2] = ["laptop", "phone"];
 /// Operators at one time.
 const AT_ONCE: usize = 4;
-/// No write for so long: it has settled.
-const QUIET: Duration = Duration::from_secs(3);
+/// No write for so long: it has settled. A status may wait 5 s for its turn.
+const QUIET: Duration = Duration::from_secs(6);
+/// How often writes are counted.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What differs between two runs that came to the same end.
 const OF_ONE_RUN: [&str; 16] = [
@@ -138,6 +143,23 @@ async fn given(space: &Space) -> BTreeMap<&'static str, String> {
     given
 }
 
+/// Waits until an operator has begun to write and then writes nothing for [`QUIET`], or is stopped.
+/// How long it takes to begin, beside others on a loaded machine, is no quiet.
+async fn settled(proxy: &FaultProxy) {
+    let begun = Instant::now();
+    let (mut writes, mut since) = (0, begun);
+    while !proxy.stopped() && (writes == 0 || since.elapsed() < QUIET) {
+        // Enough to begin, and again for every write and the quiet after them.
+        let late = begun.elapsed() >= SOON * 2;
+        assert!(!late, "not settled after {writes} writes");
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = proxy.writes();
+        if now != writes {
+            (writes, since) = (now, Instant::now());
+        }
+    }
+}
+
 /// The end of an undisturbed run, and how many writes it took.
 async fn undisturbed(cluster: &Cluster) -> (State, u64) {
     let space = cluster.space("calm").await;
@@ -148,13 +170,9 @@ async fn undisturbed(cluster: &Cluster) -> (State, u64) {
         given(&space).await.len() == ATTACHMENTS.len()
     })
     .await;
-    let mut writes = 0;
-    while proxy.writes() > writes {
-        writes = proxy.writes();
-        tokio::time::sleep(QUIET).await;
-    }
+    settled(&proxy).await;
     assert_eq!(proxy.deletes(), 0);
-    (state(&space).await, writes)
+    (state(&space).await, proxy.writes())
 }
 
 /// Killed after its `n`th write; whether there was such a write.
@@ -165,10 +183,7 @@ async fn killed_after(cluster: &Cluster, n: u64, end: &State) -> bool {
     let proxy = FaultProxy::start(space.client.clone()).await;
     proxy.stop_after_write(n);
     let first = start(&proxy, &space, port);
-    let begun = std::time::Instant::now();
-    while !proxy.stopped() && begun.elapsed() < QUIET * 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    settled(&proxy).await;
     let stopped = proxy.stopped();
     first.kill();
     // The next one leads without waiting for the Lease, when there is one already.
@@ -179,9 +194,9 @@ async fn killed_after(cluster: &Cluster, n: u64, end: &State) -> bool {
     let before = given(&space).await;
     let second_proxy = FaultProxy::start(space.client.clone()).await;
     let _second = start(&second_proxy, &space, port);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut now = state(&space).await;
-    while now != *end && begun.elapsed() < masque_cluster_tests::SOON {
+    while now != *end && begun.elapsed() < SOON {
         tokio::time::sleep(Duration::from_millis(200)).await;
         now = state(&space).await;
     }

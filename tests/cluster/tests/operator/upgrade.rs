@@ -1,6 +1,8 @@
 //! From the definitions of an earlier version to those of today.
 
-use masque_cluster_tests::{ATTACHMENT, Cluster, Operator, POINT, Space, eventually};
+use masque_cluster_tests::{
+    ATTACHMENT, Cluster, Operator, POINT, SOON, Space, TAKEOVER, eventually, within,
+};
 use serde_json::{Value, json};
 
 use crate::{addresses, point, populate};
@@ -60,7 +62,8 @@ async fn objects_of_the_first_definitions_live_on() {
     })
     .await;
     space.apply(POINT, "edge", &newer).await;
-    eventually("the edit is looked at", async || {
+    // It was started a moment ago, and waits for the Lease of the one that was killed.
+    within(TAKEOVER + SOON, "the edit is looked at", async || {
         let accepted = space.condition(POINT, "edge", "Accepted").await;
         accepted == "True/Accepted"
     })

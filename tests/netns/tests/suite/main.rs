@@ -36,6 +36,8 @@ const WORK_V4: &str = "10.0.1.10";
 const WORK_V6: &str = "fd20:10:0:1::10";
 /// The port that every policy allows.
 const WEB: u16 = 8080;
+/// A flow that nothing comes back on for so long is cut: its records are 10 ms apart.
+const CUT_AFTER: Duration = Duration::from_millis(700);
 /// So long a connection is tried that must not open.
 const DENIED_AFTER: Duration = Duration::from_millis(700);
 

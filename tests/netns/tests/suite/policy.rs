@@ -6,11 +6,9 @@ use masque_netns_tests::{
     Echo, Fabric, Flow, Process, connects, eventually, exchange, program, within,
 };
 
-use crate::{WEB, WORK_V4, WORK_V6, at, connects_not, with_both, with_laptop};
+use crate::{CUT_AFTER, WEB, WORK_V4, WORK_V6, at, connects_not, with_both, with_laptop};
 
 const VPC: &str = "production-vpc";
-/// A flow that nothing comes back on for so long is cut: its records are 10 ms apart.
-const CUT_AFTER: Duration = Duration::from_millis(700);
 
 #[test]
 fn denied_connections_fail_at_once_and_are_counted_with_the_reason() {

@@ -17,6 +17,9 @@ const VPC: &str = "production-vpc";
 const BACK_MAX: Duration = Duration::from_secs(15);
 /// Attachments of a folder that takes a while to carry out.
 const MANY: usize = 3000;
+/// More answers than a gateway gives meanwhile that answers nothing while it carries them out: one may
+/// come before it has seen the edit, and one was held up until the end.
+const ANSWERS_MIN: u32 = 4;
 
 #[test]
 fn a_second_gateway_leaves_the_first_one_alone() {
@@ -91,6 +94,8 @@ fn a_device_that_somebody_breaks_is_mended() {
             let back = within(BACK_MAX, || answers(&fabric, to));
             assert!(back.is_some(), "{way}, {to}:\n{}", gateway.log());
         }
+        // It may have seen the first one gone before the second one was.
+        eventually("both are open again", || reopened() >= 2);
         assert_eq!(reopened(), 2, "round {round}");
     }
     assert!(gateway.log().contains("is open again"), "{}", gateway.log());
@@ -199,16 +204,18 @@ fn health_answers_while_many_attachments_are_carried_out() {
     let last = fabric.manifests.attachments.last_mut().unwrap();
     last.more.push("suspend: true".to_owned());
     fabric.manifests.write();
-    let (edited, mut longest) = (Instant::now(), Duration::ZERO);
+    let (edited, mut answers) = (Instant::now(), 0);
     let done = within(Duration::from_secs(60), || {
-        let asked = Instant::now();
         let answer = gateway.http("/healthz").unwrap_or_default();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        longest = longest.max(asked.elapsed());
-        applied(&gateway) == 2
+        let done = applied(&gateway) == 2;
+        answers += u32::from(!done);
+        done
     });
     assert!(done.is_some(), "{}", gateway.log());
-    let took = edited.elapsed();
-    eprintln!("{MANY} attachments in {took:?}; the slowest answer took {longest:?}");
-    assert!(longest < took / 3, "{longest:?} of {took:?}");
+    eprintln!(
+        "{answers} answers while {MANY} attachments took {:?}",
+        edited.elapsed()
+    );
+    assert!(answers >= ANSWERS_MIN, "{answers}");
 }

