@@ -18,6 +18,10 @@ use crate::{
 };
 
 const OURS: &str = "masque";
+/// Ours without SRv6 behind the gateway.
+const PLAIN: &str = "masque-plain";
+/// How TCP runs.
+const WAYS: [(Figure, &str); 3] = [(Tcp1, "one stream"), (Tcp4, "four"), (Reverse, "reverse")];
 /// Fewer cores than these hold clients, two packet threads and workload one after the other.
 const CORES_FOR_TWO_SHARDS: f64 = 4.0;
 
@@ -84,8 +88,12 @@ impl Sources {
     }
 
     fn ratio(&self, mode: Mode, peer: &str, figure: Figure) -> Option<f64> {
+        self.ratio_of(mode, OURS, peer, figure)
+    }
+
+    fn ratio_of(&self, mode: Mode, one: &str, peer: &str, figure: Figure) -> Option<f64> {
         let other = self.median(mode, peer, figure).filter(|v| *v > 0.0)?;
-        Some(self.ours(mode, figure)? / other)
+        Some(self.median(mode, one, figure)? / other)
     }
 
     fn scale(&self, key: &str) -> Option<f64> {
@@ -94,6 +102,29 @@ impl Sources {
 
     fn shards(&self, key: &str) -> Option<f64> {
         self.shards.as_ref()?.get("figures")?.get(key)?.as_f64()
+    }
+
+    /// What the first release is to reach.
+    fn first_release(&self) -> Vec<Goal> {
+        let peers = [
+            (Gso, "wireguard-go", 2.0),
+            (Gso, "boringtun", 5.0),
+            (Pkt, "wireguard-go", 3.0),
+        ];
+        let mut goals = self.faster_than(&peers);
+        // Like for like: the tunnels alone, and both with SRv6 behind them.
+        for (mode, factor) in [(Gso, 2.0), (Pkt, 3.0)] {
+            for (one, peer) in [(PLAIN, "wireguard-go"), (OURS, "wireguard-go+srv6")] {
+                goals.extend(WAYS.map(|(figure, way)| {
+                    let what = format!("TCP {}: {one} ÷ {peer}, {way}", mode.name());
+                    let measured = self.ratio_of(mode, one, peer, figure);
+                    Goal::new(what, AtLeast(factor), measured)
+                }));
+            }
+        }
+        goals.extend([Gso, Pkt].map(|mode| self.added_at_idle(mode, 60.0)));
+        goals.push(self.cpu_of_both(4.0));
+        goals
     }
 
     /// All goals, in the order of the design.
@@ -105,21 +136,14 @@ impl Sources {
     }
 
     fn throughput(&self) -> Vec<Goal> {
-        let mut goals = Vec::new();
-        for (mode, peer, factor) in [
+        let mut goals = self.faster_than(&[
             (Gso, "wireguard-go", 3.0),
             (Gso, "boringtun", 8.0),
             (Pkt, "wireguard-go", 4.0),
             (Pkt, "seg6", 0.7),
             (Gso, "connect-ip-go", 20.0),
             (Pkt, "connect-ip-go", 20.0),
-        ] {
-            for (figure, way) in [(Tcp1, "one stream"), (Tcp4, "four"), (Reverse, "reverse")] {
-                let what = format!("TCP {} ÷ {peer}, {way}", mode.name());
-                let measured = self.ratio(mode, peer, figure);
-                goals.push(Goal::new(what, AtLeast(factor), measured));
-            }
-        }
+        ]);
         for mode in [Gso, Pkt] {
             let what = format!("CPU a GB {} ÷ connect-ip-go, all", mode.name());
             let measured = self.ratio(mode, "connect-ip-go", CpuAll);
@@ -133,10 +157,32 @@ impl Sources {
         goals
     }
 
-    fn cost_and_latency(&self) -> Vec<Goal> {
+    /// So many times the speed of a peer, each way.
+    fn faster_than(&self, peers: &[(Mode, &str, f64)]) -> Vec<Goal> {
+        let goal = |(mode, peer, factor): (Mode, &str, f64), (figure, way)| {
+            let what = format!("TCP {} ÷ {peer}, {way}", mode.name());
+            Goal::new(what, AtLeast(factor), self.ratio(mode, peer, figure))
+        };
+        let each = |peer| WAYS.map(|way| goal(peer, way));
+        peers.iter().copied().flat_map(each).collect()
+    }
+
+    fn cpu_of_both(&self, bound: f64) -> Goal {
         let both = || Some(self.ours(Gso, CpuClient)? + self.ours(Gso, CpuGateway)?);
+        let what = "CPU-s/GB gso, client and gateway";
+        Goal::new(what, AtMost(bound), both())
+    }
+
+    fn added_at_idle(&self, mode: Mode, bound: f64) -> Goal {
+        let plain = || self.median(mode, "plain", RttP50);
+        let added = || Some(self.ours(mode, RttP50)? - plain()?);
+        let what = format!("RTT {} over plain, p50, µs", mode.name());
+        Goal::new(what, AtMost(bound), added())
+    }
+
+    fn cost_and_latency(&self) -> Vec<Goal> {
         let mut goals = vec![
-            Goal::new("CPU-s/GB gso, client and gateway", AtMost(2.5), both()),
+            self.cpu_of_both(2.5),
             Goal::new(
                 "CPU-s/GB gso, gateway",
                 AtMost(1.2),
@@ -156,15 +202,10 @@ impl Sources {
         for mode in [Gso, Pkt] {
             let name = mode.name();
             let p50 = self.ours(mode, RttP50);
-            let added = || Some(p50? - self.median(mode, "plain", RttP50)?);
             let tail = || Some(self.ours(mode, RttP99)? / p50.filter(|v| *v > 0.0)?);
             let loaded = self.ours(mode, LoadedP99).map(|micros| micros / 1e3);
             goals.extend([
-                Goal::new(
-                    format!("RTT {name} over plain, p50, µs"),
-                    AtMost(45.0),
-                    added(),
-                ),
+                self.added_at_idle(mode, 45.0),
                 Goal::new(format!("RTT {name}, p99 ÷ p50"), AtMost(3.0), tail()),
                 Goal::new(
                     format!("RTT {name} beside four streams, p99, ms"),
@@ -289,9 +330,14 @@ impl Goal {
 /// Prints all goals with what the last runs of each mode measured.
 pub(crate) fn print(options: &Options) {
     let sources = Sources::read(options);
-    println!("\nGoals:\n\n| figure | goal | measured | |\n|---|---|---|---|");
-    for goal in sources.goals() {
-        println!("{}", goal.row());
+    for (title, goals) in [
+        ("Goals of the first release", sources.first_release()),
+        ("Goals", sources.goals()),
+    ] {
+        println!("\n{title}:\n\n| figure | goal | measured | |\n|---|---|---|---|");
+        for goal in goals {
+            println!("{}", goal.row());
+        }
     }
     println!("\n{}", sources.runs().join("\n"));
     println!("- that an edit leaves others' packets alone: `tests/netns`, policy");
@@ -312,6 +358,8 @@ mod tests {
         let modes = json!({"gso": {
             "masque": ours,
             "wireguard-go": {"figures": {"tcp1_gbit_s": cell(2.0)}},
+            "boringtun": {"figures": {"tcp1_gbit_s": cell(1.25)}},
+            "masque-plain": {"figures": {"tcp1_gbit_s": cell(7.0)}},
             "plain": {"figures": {"rtt_p50_us": cell(50.0)}},
         }});
         Sources {
@@ -341,6 +389,22 @@ mod tests {
             assert!(row(what).ends_with(end), "{}", row(what));
         }
         assert!(row("two shards ÷ one").contains("**missed**; clients"));
+    }
+
+    #[test]
+    fn the_first_release_has_goals_of_its_own() {
+        let goals = sources().first_release();
+        let rows: Vec<_> = goals.iter().map(Goal::row).collect();
+        for row in [
+            "| TCP gso ÷ wireguard-go, one stream | ≥ 2 | 3.00 | met |",
+            "| TCP gso ÷ boringtun, one stream | ≥ 5 | 4.80 | **missed** |",
+            "| TCP pkt: masque ÷ wireguard-go+srv6, four | ≥ 3 | – | not measured |",
+            "| TCP gso: masque-plain ÷ wireguard-go, one stream | ≥ 2 | 3.50 | met |",
+            "| RTT gso over plain, p50, µs | ≤ 60 | 10.00 | met |",
+            "| CPU-s/GB gso, client and gateway | ≤ 4 | 2.25 | met |",
+        ] {
+            assert!(rows.iter().any(|one| one == row), "{row} in {rows:#?}");
+        }
     }
 
     #[test]

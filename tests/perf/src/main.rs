@@ -87,6 +87,7 @@ fn hold() -> Result<(), Failure> {
     }
     if let Some(first) = tunnels.up.first() {
         rig.set_merging(first.merging)?;
+        (first.way_back)(&rig);
     }
     for ns in [&rig.client, &rig.gateway, &rig.workload] {
         println!("namespace {}", ns.name());

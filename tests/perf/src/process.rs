@@ -65,6 +65,11 @@ impl Process {
         })
     }
 
+    /// Its file's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -287,6 +287,7 @@ mod tests {
             client: None,
             gateway: None,
             merging: crate::rig::Merging::default(),
+            way_back: |_| (),
             about: String::new(),
         };
         let mut results = Results {

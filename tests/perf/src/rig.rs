@@ -164,6 +164,12 @@ impl Rig {
         self.processes.iter_mut().try_for_each(Process::check)
     }
 
+    /// The pid of the first program of that name.
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
+        let process = self.processes.iter().find(|p| p.name() == name);
+        process.map(Process::pid)
+    }
+
     /// The last words of one program.
     pub(crate) fn tail(&self, pid: u32) -> String {
         let process = self.processes.iter().find(|p| p.pid() == pid);

@@ -87,6 +87,7 @@ pub(crate) fn run(
                     tunnels[at].name
                 );
                 rig.set_merging(tunnels[at].merging)?;
+                (tunnels[at].way_back)(rig);
                 let wanted = |step: &Step| {
                     let steps = options.steps.as_ref();
                     steps.is_none_or(|steps| steps.iter().any(|s| s == step.name()))

@@ -30,6 +30,8 @@ pub(crate) struct Tunnel {
     pub(crate) gateway: Option<u32>,
     /// Where its programs, or whoever set it up, turned GRO on.
     pub(crate) merging: Merging,
+    /// Makes the way back its own, where two share a client's address.
+    pub(crate) way_back: fn(&Rig),
     /// Versions and settings, for the notes.
     pub(crate) about: String,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Tunnels {
 type SetUp = fn(&mut Rig, &Options) -> Result<Tunnel, Failure>;
 
 /// In the order of the tables.
-const ALL: [(&str, SetUp); 8] = [
+const ALL: [(&str, SetUp); 9] = [
     ("plain", plain::set_up),
     ("seg6", seg6::set_up),
     ("wireguard-go", wireguard::set_up_go),
@@ -54,7 +56,11 @@ const ALL: [(&str, SetUp); 8] = [
     ("boringtun", wireguard::set_up_boringtun),
     (connect_ip_go::NAME, connect_ip_go::set_up),
     (masque::NAME, masque::set_up),
+    (masque::PLAIN_NAME, masque::set_up_plain),
 ];
+
+/// The way back of a tunnel that shares no address.
+fn of_its_own(_: &Rig) {}
 
 /// Where a peer's program is, by any of its names: in the folder of peers, or installed.
 fn find(peers: &Path, names: &[&str]) -> Result<PathBuf, Failure> {

@@ -51,6 +51,7 @@ pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure
         client: Some(client),
         gateway: Some(proxy),
         merging: Merging::default(),
+        way_back: super::of_its_own,
         about: format!(
             "{}, QUIC datagrams, MTU {MTU}, a packet a system call",
             machine::version(&program, "--version")

@@ -19,13 +19,23 @@ use crate::{
     failure::Failure,
     interrupt, machine,
     options::Options,
-    rig::{self, CORE, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV6, Merging, Rig},
+    rig::{
+        self, CORE, CORE_GATEWAY_IPV4, CORE_GATEWAY_IPV6, CORE_WORKLOAD_IPV4, CORE_WORKLOAD_IPV6,
+        Merging, Rig,
+    },
 };
 
 /// Its name in the tables.
 pub(crate) const NAME: &str = "masque";
 /// The workload behind it.
 pub(crate) const TARGET: Ipv4Addr = Ipv4Addr::new(10, 40, 1, 1);
+/// Its name where the gateway's kernel forwards to the workload as it does behind peers that do not
+/// bridge into SRv6: what the tunnel alone costs.
+pub(crate) const PLAIN_NAME: &str = "masque-plain";
+/// The workload that is reached so.
+const PLAIN_TARGET: Ipv4Addr = Ipv4Addr::new(10, 40, 1, 2);
+/// The gateway's TUN device of the VPC.
+const DEVICE: &str = "mq0";
 /// The workload's node takes IPv4 out of SRv6 here.
 const NODE_SID: &str = "fd00:0:1:1:d001::";
 const NODE_LOCATOR: &str = "fd00:0:1:1::/64";
@@ -65,12 +75,72 @@ pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure
         client: Some(client),
         gateway: Some(gateway.pid),
         merging: Merging::default(),
+        way_back: bridged,
         about: format!(
             "{}, QUIC datagrams, {} rules, SRv6 (encap.red, End.DX4) behind the gateway",
             machine::version(&gateway.program(), "--version"),
             options.rules
         ),
     })
+}
+
+/// The same session, to a workload behind routes of the kernel alone.
+pub(super) fn set_up_plain(rig: &mut Rig, _options: &Options) -> Result<Tunnel, Failure> {
+    let needs = || Failure::Machine(format!("it is {NAME} with other routes, which is not up"));
+    let client = rig.pid(CLIENT_PROGRAM).ok_or_else(needs)?;
+    let gateway = rig.pid(GATEWAY_PROGRAM).ok_or_else(needs)?;
+    rig.add_workload(PLAIN_TARGET);
+    let table = vpc_table(&rig.gateway)?;
+    rig.gateway.route(&format!(
+        "{PLAIN_TARGET}/32 via {CORE_WORKLOAD_IPV4} dev {CORE} table {table}"
+    ));
+    rig.gateway.route(&format!("{POOL} dev {DEVICE}"));
+    forwarded(rig);
+    rig.await_path(PLAIN_NAME, PLAIN_TARGET)?;
+    rig.set_merging(Merging::CLIENT_AND_GATEWAY)?;
+    Ok(Tunnel {
+        name: PLAIN_NAME,
+        target: PLAIN_TARGET,
+        client: Some(client),
+        gateway: Some(gateway),
+        merging: Merging::default(),
+        way_back: forwarded,
+        about: format!("{NAME} without SRv6 behind the gateway"),
+    })
+}
+
+/// The table in which the gateway looks for what comes from its device.
+fn vpc_table(gateway: &Netns) -> Result<String, Failure> {
+    let rules = gateway.ip(&["rule"]);
+    let of_device = format!("iif {DEVICE} lookup ");
+    let table = rules
+        .lines()
+        .find_map(|rule| rule.split_once(&of_device)?.1.split_whitespace().next());
+    table
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::program(NAME, format!("no rule for {DEVICE}:\n{rules}")))
+}
+
+/// Packets to clients go into SRv6.
+fn bridged(rig: &Rig) {
+    way_back(
+        rig,
+        &format!("encap seg6 mode encap.red segs {GATEWAY_SID_IPV4} dev {CORE} src {TARGET}"),
+    );
+}
+
+/// Packets to clients go as they are.
+fn forwarded(rig: &Rig) {
+    way_back(
+        rig,
+        &format!("via {CORE_GATEWAY_IPV4} dev {CORE} src {PLAIN_TARGET}"),
+    );
+}
+
+fn way_back(rig: &Rig, by: &str) {
+    let words = ["route", "replace", POOL].into_iter();
+    let args: Vec<&str> = words.chain(by.split_whitespace()).collect();
+    rig.workload.ip(&args);
 }
 
 /// The key of datum-connect.
@@ -222,9 +292,7 @@ fn prepare_node(rig: &Rig) {
     node.route(&format!(
         "{NODE_SID}/128 encap seg6local action End.DX4 nh4 {TARGET} dev {CORE}"
     ));
-    node.route(&format!(
-        "{POOL} encap seg6 mode encap.red segs {GATEWAY_SID_IPV4} dev {CORE} src {TARGET}"
-    ));
+    bridged(rig);
 }
 
 fn await_ready(gateway: &Netns) -> Result<(), Failure> {

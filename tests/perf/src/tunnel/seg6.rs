@@ -42,6 +42,7 @@ pub(super) fn set_up(rig: &mut Rig, _: &Options) -> Result<Tunnel, Failure> {
         client: None,
         gateway: None,
         merging: Merging::default(),
+        way_back: super::of_its_own,
         about: "kernel encap.red and End.DX4, no encryption".into(),
     })
 }

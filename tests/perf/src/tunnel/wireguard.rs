@@ -151,6 +151,7 @@ fn set_up(rig: &mut Rig, of: &Implementation) -> Result<Tunnel, Failure> {
         client: Some(client),
         gateway: Some(gateway),
         merging: Merging::default(),
+        way_back: super::of_its_own,
         about: format!(
             "{}, MTU {MTU}, ChaCha20-Poly1305{}",
             machine::version(&of.program, "--version"),
