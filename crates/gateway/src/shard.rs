@@ -48,7 +48,7 @@ use waiting::Waiting;
 
 /// How often idle sessions are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
-/// Commands taken in one turn.
+/// Commands taken in one turn, and as many again between the packets of each VPC.
 const COMMANDS_A_TURN: usize = 64;
 
 /// How far a graceful shutdown is (RFC 9114 §5.2).
@@ -223,20 +223,20 @@ impl Shard {
     /// Commands and handed packets; `true` when a budget ended it.
     fn take_mail(&mut self, at: Instant, now: Now) -> bool {
         self.mailbox.acknowledge();
-        let commands = self.take_commands(COMMANDS_A_TURN, at, now);
+        let commands = self.take_commands(at, now);
         self.mail = self.handed_packets(at, now) || commands == COMMANDS_A_TURN;
         self.mail
     }
 
-    /// Obeys so many commands at most; how many there were.
-    fn take_commands(&mut self, at_most: usize, at: Instant, now: Now) -> usize {
-        for taken in 0..at_most {
+    /// Obeys [`COMMANDS_A_TURN`] at most; how many there were.
+    fn take_commands(&mut self, at: Instant, now: Now) -> usize {
+        for taken in 0..COMMANDS_A_TURN {
             match self.mailbox.command() {
                 Some(command) => self.obey(command, at, now),
                 None => return taken,
             }
         }
-        at_most
+        COMMANDS_A_TURN
     }
 
     fn obey(&mut self, command: Command, at: Instant, now: Now) {

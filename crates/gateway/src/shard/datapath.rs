@@ -124,17 +124,17 @@ impl Shard {
         }
     }
 
-    /// Packets of the VPCs to clients; `true` when the budget ended it.
+    /// Packets of the VPCs to clients; `true` when a budget ended it.
     pub(super) fn vpcs_to_datagrams(&mut self, at: Instant, now: Now) -> bool {
         let mut more = false;
         // Out of the shard while packets lie in it, so that commands may be obeyed between them.
         let mut buffer = std::mem::take(&mut self.scratch.read);
         let readable = self.vpcs.values().filter(|vpc| vpc.is_readable()).count();
         let reads = (READS_A_TURN / readable.max(1)).max(READS_OF_A_VPC);
-        let mut commands = COMMANDS_A_TURN;
         let mut next = self.vpcs.first_key_value().map(|(index, _)| *index);
         while let Some(index) = next {
             let mut budget = Budget::new(reads, READ_BYTES_OF_A_VPC);
+            let mut commands = COMMANDS_A_TURN;
             while !budget.is_spent()
                 && commands > 0
                 && let Some(read_bytes) =
@@ -151,7 +151,7 @@ impl Shard {
     }
 
     /// Reads one super-packet of a VPC and sends it to its client; how long it was, in bytes, or `None`
-    /// when there is none. `commands` is how many the turn may yet obey between packets.
+    /// when there is none. `commands` says how many may yet be obeyed between packets of this VPC.
     fn vpc_to_datagrams(
         &mut self,
         index: VpcIndex,
@@ -167,7 +167,7 @@ impl Shard {
         match vpc.queue.read(buffer) {
             Ok(Some(read)) => {
                 let read_bytes = read.packet.len();
-                *commands -= self.hear_of_sessions(*commands, at, now);
+                *commands = commands.saturating_sub(self.hear_of_sessions(at, now));
                 self.forward_to_client(index, false, (read.packet, &read.gso), at, now);
                 for port in &mut self.ports {
                     port.send_full(&mut self.figures);
@@ -189,12 +189,12 @@ impl Shard {
         None
     }
 
-    /// Takes the commands that came since the turn began, so many at most; how many there were. The packet
-    /// just read may answer the first one of a session that another shard has begun meanwhile: that shard
-    /// told of the session before its client learnt an address, so what was told is here.
-    fn hear_of_sessions(&mut self, at_most: usize, at: Instant, now: Now) -> usize {
+    /// Takes the commands that came since the turn began, as many as a turn takes; how many there were.
+    /// The packet just read may answer the first one of a session that another shard has begun meanwhile:
+    /// that shard told of the session before its client learnt an address, so what was told is here.
+    fn hear_of_sessions(&mut self, at: Instant, now: Now) -> usize {
         if self.mailbox.has_commands() {
-            self.take_commands(at_most, at, now)
+            self.take_commands(at, now)
         } else {
             0
         }
