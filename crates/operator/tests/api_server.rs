@@ -34,10 +34,14 @@ const REST: Duration = Duration::from_secs(3);
 /// was not given back would last for 15 s.
 const GIVEN_BACK: Duration = Duration::from_secs(10);
 
-/// A cost is measured so often at most. On a loaded machine it may lawfully be higher: a pod's
-/// acknowledgement comes after the operator has stopped waiting for it, or an attachment is seen
-/// before its Connector.
+/// A cost is measured so often at most, and two of these must have the usual one. On a loaded machine
+/// it may lawfully be higher: a pod's acknowledgement comes after the operator has stopped waiting for
+/// it, or an attachment is seen before its Connector.
 const TRIES: u8 = 5;
+
+fn is_usual<T: PartialEq>(costs: &[T], wanted: &T) -> bool {
+    costs.iter().filter(|cost| *cost == wanted).count() == 2
+}
 
 /// Who is refused gets nothing for so long, though it tries again: the client's first pauses are
 /// parts of a second.
@@ -443,19 +447,19 @@ async fn an_attachment_costs_two_writes_and_an_edit_one_each() {
     // Its address, and that a pod expects it.
     let (wanted, mut costs) = (2.0, Vec::new());
     for key in 1..=TRIES {
-        if !costs.contains(&wanted) {
+        if !is_usual(&costs, &wanted) {
             costs.push(cost_of_an_attachment(&lab, &operator, key).await);
         }
     }
-    assert!(costs.contains(&wanted), "{costs:?}");
+    assert!(is_usual(&costs, &wanted), "{costs:?}");
     let (wanted, mut costs) = ([1.0, 1.0], Vec::new());
     for edit in 0..TRIES {
-        if !costs.contains(&wanted) {
+        if !is_usual(&costs, &wanted) {
             let port = 8443 + u16::from(edit);
             costs.push(cost_of_an_edit(&lab, &operator, port).await);
         }
     }
-    assert!(costs.contains(&wanted), "{costs:?}");
+    assert!(is_usual(&costs, &wanted), "{costs:?}");
     lab.close().await;
 }
 

@@ -114,8 +114,8 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// Copies `source` to `out`, which has its length, and gives its sum.
 ///
 /// The sum comes first and brings the bytes into the first-level cache. Summing the copy instead
-/// waits for its stores, measured at 57 to 114 ns for 1,392 bytes against 25; one loop that does
-/// both is slower than either, as the copy uses wider registers than the loop may.
+/// waits for its stores, measured at 57 to 114 ns for 1,392 bytes against 25. One loop that does both
+/// took 55 to 80 ns where a copy and a sum took 47: a copy uses wider registers than the loop may.
 #[inline]
 pub(crate) fn copy_and_sum(out: &mut [u8], source: &[u8]) -> Sum {
     match out.get_mut(..source.len()) {

@@ -24,7 +24,7 @@ static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
 /// When none of 10,000 is free.
 #[must_use]
 pub fn free_port() -> u16 {
-    // Processes that run side by side begin 97 ports apart, or more.
+    // Processes that run side by side mostly begin 97 ports apart, or more.
     let begin = std::process::id().wrapping_mul(97) % u32::from(COUNT);
     for _ in 0..COUNT {
         let turn = u32::from(HANDED_OUT.fetch_add(1, Ordering::Relaxed));

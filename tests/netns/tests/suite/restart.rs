@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use masque_netns_tests::{
-    Client, Echo, Fabric, Flow, Gateway, Process, eventually, exchange, ping,
+    Client, Echo, Fabric, Flow, Gateway, Process, eventually, exchange, ping, within,
 };
 use nix::sys::signal::Signal;
 
@@ -122,6 +122,9 @@ fn an_edit_is_followed_while_draining() {
     eventually("the removed rule cuts the flow", || {
         flow.silent() > CUT_AFTER
     });
+    let records = flow.records();
+    within(CUT_AFTER, || false);
+    assert_eq!(flow.records(), records, "it was no mere pause");
     assert!(gateway.process().runs(), "and the drain goes on");
 }
 

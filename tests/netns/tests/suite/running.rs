@@ -17,8 +17,9 @@ const VPC: &str = "production-vpc";
 const BACK_MAX: Duration = Duration::from_secs(15);
 /// Attachments of a folder that takes a while to carry out.
 const MANY: usize = 3000;
-/// More answers than a gateway gives meanwhile that answers nothing while it carries them out: one may
-/// come before it has seen the edit, and one was held up until the end.
+/// An edit is seen by then: the gateway looks five times a second.
+const SEEN_AFTER: Duration = Duration::from_millis(250);
+/// More answers than a gateway gives after that which is held up until all is carried out.
 const ANSWERS_MIN: u32 = 4;
 
 #[test]
@@ -204,18 +205,20 @@ fn health_answers_while_many_attachments_are_carried_out() {
     let last = fabric.manifests.attachments.last_mut().unwrap();
     last.more.push("suspend: true".to_owned());
     fabric.manifests.write();
-    let (edited, mut answers) = (Instant::now(), 0);
+    let (edited, mut longest, mut answers) = (Instant::now(), Duration::ZERO, 0);
     let done = within(Duration::from_secs(60), || {
+        let asked = Instant::now();
         let answer = gateway.http("/healthz").unwrap_or_default();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        longest = longest.max(asked.elapsed());
         let done = applied(&gateway) == 2;
-        answers += u32::from(!done);
+        answers += u32::from(!done && asked - edited > SEEN_AFTER);
         done
     });
     assert!(done.is_some(), "{}", gateway.log());
-    eprintln!(
-        "{answers} answers while {MANY} attachments took {:?}",
-        edited.elapsed()
-    );
-    assert!(answers >= ANSWERS_MIN, "{answers}");
+    let took = edited.elapsed();
+    eprintln!("{MANY} attachments in {took:?}; the slowest answer took {longest:?}");
+    // A machine may pause for long, but not before each answer.
+    let answered = longest < took / 3 || answers >= ANSWERS_MIN;
+    assert!(answered, "{longest:?} of {took:?}, {answers} answers");
 }
