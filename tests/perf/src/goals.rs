@@ -112,18 +112,24 @@ impl Sources {
             (Pkt, "wireguard-go", 3.0),
         ];
         let mut goals = self.faster_than(&peers);
-        // Like for like: the tunnels alone, and both with SRv6 behind them.
+        goals.extend([Gso, Pkt].map(|mode| self.added_at_idle(mode, 60.0)));
+        goals.push(self.cpu_of_both(4.0));
+        goals
+    }
+
+    /// The first of those like for like: nothing behind either tunnel, and SRv6 behind both. GRO is
+    /// part of what our programs do, so the peer is without.
+    fn like_for_like(&self) -> Vec<Goal> {
+        let mut goals = Vec::new();
         for (mode, factor) in [(Gso, 2.0), (Pkt, 3.0)] {
             for (one, peer) in [(PLAIN, "wireguard-go"), (OURS, "wireguard-go+srv6")] {
                 goals.extend(WAYS.map(|(figure, way)| {
-                    let what = format!("TCP {}: {one} ÷ {peer}, {way}", mode.name());
+                    let what = format!("TCP {}, {one} ÷ {peer}, {way}", mode.name());
                     let measured = self.ratio_of(mode, one, peer, figure);
                     Goal::new(what, AtLeast(factor), measured)
                 }));
             }
         }
-        goals.extend([Gso, Pkt].map(|mode| self.added_at_idle(mode, 60.0)));
-        goals.push(self.cpu_of_both(4.0));
         goals
     }
 
@@ -332,6 +338,10 @@ pub(crate) fn print(options: &Options) {
     let sources = Sources::read(options);
     for (title, goals) in [
         ("Goals of the first release", sources.first_release()),
+        (
+            "For comparison, the same behind both tunnels",
+            sources.like_for_like(),
+        ),
         ("Goals", sources.goals()),
     ] {
         println!("\n{title}:\n\n| figure | goal | measured | |\n|---|---|---|---|");
@@ -393,13 +403,14 @@ mod tests {
 
     #[test]
     fn the_first_release_has_goals_of_its_own() {
-        let goals = sources().first_release();
+        let mut goals = sources().first_release();
+        goals.extend(sources().like_for_like());
         let rows: Vec<_> = goals.iter().map(Goal::row).collect();
         for row in [
             "| TCP gso ÷ wireguard-go, one stream | ≥ 2 | 3.00 | met |",
             "| TCP gso ÷ boringtun, one stream | ≥ 5 | 4.80 | **missed** |",
-            "| TCP pkt: masque ÷ wireguard-go+srv6, four | ≥ 3 | – | not measured |",
-            "| TCP gso: masque-plain ÷ wireguard-go, one stream | ≥ 2 | 3.50 | met |",
+            "| TCP pkt, masque ÷ wireguard-go+srv6, four | ≥ 3 | – | not measured |",
+            "| TCP gso, masque-plain ÷ wireguard-go, one stream | ≥ 2 | 3.50 | met |",
             "| RTT gso over plain, p50, µs | ≤ 60 | 10.00 | met |",
             "| CPU-s/GB gso, client and gateway | ≤ 4 | 2.25 | met |",
         ] {

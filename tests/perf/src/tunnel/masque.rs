@@ -85,8 +85,8 @@ pub(super) fn set_up(rig: &mut Rig, options: &Options) -> Result<Tunnel, Failure
 }
 
 /// The same session, to a workload behind routes of the kernel alone.
-pub(super) fn set_up_plain(rig: &mut Rig, _options: &Options) -> Result<Tunnel, Failure> {
-    let needs = || Failure::Machine(format!("it is {NAME} with other routes, which is not up"));
+pub(super) fn set_up_plain(rig: &mut Rig, _: &Options) -> Result<Tunnel, Failure> {
+    let needs = || Failure::Machine(format!("it needs {NAME}, which is not up"));
     let client = rig.pid(CLIENT_PROGRAM).ok_or_else(needs)?;
     let gateway = rig.pid(GATEWAY_PROGRAM).ok_or_else(needs)?;
     rig.add_workload(PLAIN_TARGET);
@@ -96,7 +96,9 @@ pub(super) fn set_up_plain(rig: &mut Rig, _options: &Options) -> Result<Tunnel, 
     ));
     rig.gateway.route(&format!("{POOL} dev {DEVICE}"));
     forwarded(rig);
-    rig.await_path(PLAIN_NAME, PLAIN_TARGET)?;
+    let passes = rig.await_path(PLAIN_NAME, PLAIN_TARGET);
+    bridged(rig);
+    passes?;
     rig.set_merging(Merging::CLIENT_AND_GATEWAY)?;
     Ok(Tunnel {
         name: PLAIN_NAME,
