@@ -23,6 +23,9 @@ pub(super) struct Point<'a> {
     fresh: bool,
     /// Who holds an address, or has a claim to it.
     owners: BTreeMap<IpAddr, ObjectName>,
+    /// Claims of attachments that are gone: the address may have been stored, and gone with the
+    /// attachment before anybody looked.
+    gone: Vec<(String, Claim)>,
     /// Fixed addresses, which are not given to anybody else.
     fixed: BTreeSet<IpAddr>,
     /// Families (IPv4, then IPv6) of which nothing is left.
@@ -42,6 +45,7 @@ impl<'a> Point<'a> {
             ledger,
             fresh,
             owners: BTreeMap::new(),
+            gone: Vec::new(),
             fixed,
             exhausted: [false; 2],
             wishes: BTreeMap::new(),
@@ -66,13 +70,19 @@ impl<'a> Point<'a> {
         }
         let until_unix_s = now_unix_s.saturating_add(rest_s).saturating_add(1);
         let before = before.holders.iter();
-        for (name, holder) in before.filter(|(_, holder)| holder.vpc == self.snapshot.vpc) {
-            for address in &holder.addresses {
+        let before = before.filter(|(_, holder)| holder.vpc == self.snapshot.vpc);
+        let before = before.map(|(name, holder)| (&name.name, &holder.addresses));
+        let gone = self
+            .gone
+            .iter()
+            .map(|(name, claim)| (name, &claim.addresses));
+        for (name, addresses) in before.chain(gone) {
+            for address in addresses {
                 let free = !self.owners.contains_key(address);
                 if free && unavailable(address, self.snapshot).is_none() {
                     let resting = Resting {
                         until_unix_s,
-                        owner: name.name.clone(),
+                        owner: name.clone(),
                     };
                     self.ledger.rest(*address, resting);
                 }
@@ -128,11 +138,12 @@ impl<'a> Point<'a> {
                 None => held.seen_version > claim.version,
             };
             if done && self.fresh {
-                let seen = held
-                    .holders
-                    .get(&attachment)
-                    .map_or(held.seen_version, |h| h.version);
+                let holder = held.holders.get(&attachment);
+                let seen = holder.map_or(held.seen_version, |holder| holder.version);
                 self.ledger.as_of = self.ledger.as_of.max(seen);
+                if holder.is_none() {
+                    self.gone.push((name, claim));
+                }
                 continue;
             }
             for address in &claim.addresses {

@@ -209,6 +209,25 @@ fn addresses_of_the_gone_rest_but_return_to_their_owner() {
     assert_eq!(again("a", NOW + 1), 1);
 }
 
+/// It may have been stored, and a client have heard of it, before the attachment was deleted: nobody
+/// looked in between.
+#[test]
+fn an_address_that_was_only_claimed_rests_as_well() {
+    let mut first = snapshot("10.0.0.4/30", vec![attachment("a", &[])]);
+    let assigned = run(&mut first, &held(&[("a", &[])]), Ledger::default());
+    let claimed = assigned.ledgers[&name("point")].clone();
+    let address = claimed.claims["a"].addresses[0];
+    let nothing = Held {
+        seen_version: 50,
+        ..Held::default()
+    };
+    let mut next = snapshot("10.0.0.4/30", Vec::new());
+    let gone = run(&mut next, &nothing, claimed).ledgers[&name("point")].clone();
+    assert!(gone.claims.is_empty());
+    assert_eq!(gone.resting[&address].owner, "a");
+    assert!(gone.resting[&address].until_unix_s > NOW + QUARANTINE_S);
+}
+
 #[test]
 fn ledgers_are_bounded() {
     let mut ledger = Ledger::default();
