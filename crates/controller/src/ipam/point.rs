@@ -23,9 +23,9 @@ pub(super) struct Point<'a> {
     fresh: bool,
     /// Who holds an address, or has a claim to it.
     owners: BTreeMap<IpAddr, ObjectName>,
-    /// Claims of attachments that are gone: the address may have been stored, and gone with the
-    /// attachment before anybody looked.
-    gone: Vec<(String, Claim)>,
+    /// Claims that are done. Their addresses may have been stored and lost again before anybody looked:
+    /// with an attachment that was deleted, and perhaps made anew under its name.
+    done: Vec<(String, Claim)>,
     /// Fixed addresses, which are not given to anybody else.
     fixed: BTreeSet<IpAddr>,
     /// Families (IPv4, then IPv6) of which nothing is left.
@@ -45,7 +45,7 @@ impl<'a> Point<'a> {
             ledger,
             fresh,
             owners: BTreeMap::new(),
-            gone: Vec::new(),
+            done: Vec::new(),
             fixed,
             exhausted: [false; 2],
             wishes: BTreeMap::new(),
@@ -72,11 +72,9 @@ impl<'a> Point<'a> {
         let before = before.holders.iter();
         let before = before.filter(|(_, holder)| holder.vpc == self.snapshot.vpc);
         let before = before.map(|(name, holder)| (&name.name, &holder.addresses));
-        let gone = self
-            .gone
-            .iter()
-            .map(|(name, claim)| (name, &claim.addresses));
-        for (name, addresses) in before.chain(gone) {
+        let done = self.done.iter();
+        let claimed = done.map(|(name, claim)| (name, &claim.addresses));
+        for (name, addresses) in before.chain(claimed) {
             for address in addresses {
                 let free = !self.owners.contains_key(address);
                 if free && unavailable(address, self.snapshot).is_none() {
@@ -141,9 +139,7 @@ impl<'a> Point<'a> {
                 let holder = held.holders.get(&attachment);
                 let seen = holder.map_or(held.seen_version, |holder| holder.version);
                 self.ledger.as_of = self.ledger.as_of.max(seen);
-                if holder.is_none() {
-                    self.gone.push((name, claim));
-                }
+                self.done.push((name, claim));
                 continue;
             }
             for address in &claim.addresses {

@@ -221,11 +221,21 @@ fn an_address_that_was_only_claimed_rests_as_well() {
         seen_version: 50,
         ..Held::default()
     };
-    let mut next = snapshot("10.0.0.4/30", Vec::new());
-    let gone = run(&mut next, &nothing, claimed).ledgers[&name("point")].clone();
-    assert!(gone.claims.is_empty());
-    assert_eq!(gone.resting[&address].owner, "a");
-    assert!(gone.resting[&address].until_unix_s > NOW + QUARANTINE_S);
+    // Deleted, and deleted and made anew.
+    let mut anew = held(&[("a", &[]), ("b", &[])]);
+    for holder in anew.holders.values_mut() {
+        holder.version += 40;
+    }
+    anew.seen_version = 51;
+    for held in [nothing, anew] {
+        let mut next = snapshot("10.0.0.4/30", vec![attachment("b", &[])]);
+        let assigned = run(&mut next, &held, claimed.clone());
+        assert_eq!(assigned.writes.len(), 0, "b has to wait");
+        let ledger = &assigned.ledgers[&name("point")];
+        assert!(ledger.claims.is_empty());
+        assert_eq!(ledger.resting[&address].owner, "a");
+        assert!(ledger.resting[&address].until_unix_s > NOW + QUARANTINE_S);
+    }
 }
 
 #[test]

@@ -17,10 +17,8 @@ const VPC: &str = "production-vpc";
 const BACK_MAX: Duration = Duration::from_secs(15);
 /// Attachments of a folder that takes a while to carry out.
 const MANY: usize = 3000;
-/// An edit is seen by then: the gateway looks five times a second.
-const SEEN_AFTER: Duration = Duration::from_millis(250);
-/// More answers than a gateway gives after that which is held up until all is carried out.
-const ANSWERS_MIN: u32 = 4;
+/// So many edits are tried: the machine may pause during one, a gateway that is held up is so by each.
+const EDITS: usize = 3;
 
 #[test]
 fn a_second_gateway_leaves_the_first_one_alone() {
@@ -202,23 +200,26 @@ fn health_answers_while_many_attachments_are_carried_out() {
     }
     let gateway = fabric.start_gateway();
     assert_eq!(applied(&gateway), 1);
-    let last = fabric.manifests.attachments.last_mut().unwrap();
-    last.more.push("suspend: true".to_owned());
-    fabric.manifests.write();
-    let (edited, mut longest, mut answers) = (Instant::now(), Duration::ZERO, 0);
-    let done = within(Duration::from_secs(60), || {
-        let asked = Instant::now();
-        let answer = gateway.http("/healthz").unwrap_or_default();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        longest = longest.max(asked.elapsed());
-        let done = applied(&gateway) == 2;
-        answers += u32::from(!done && asked - edited > SEEN_AFTER);
-        done
-    });
-    assert!(done.is_some(), "{}", gateway.log());
-    let took = edited.elapsed();
-    eprintln!("{MANY} attachments in {took:?}; the slowest answer took {longest:?}");
-    // A machine may pause for long, but not before each answer.
-    let answered = longest < took / 3 || answers >= ANSWERS_MIN;
-    assert!(answered, "{longest:?} of {took:?}, {answers} answers");
+    let mut slowest = Vec::new();
+    for edit in 1..=EDITS {
+        let last = fabric.manifests.attachments.last_mut().unwrap();
+        last.more = vec![format!("suspend: {}", edit % 2 == 1)];
+        fabric.manifests.write();
+        let (edited, mut longest) = (Instant::now(), Duration::ZERO);
+        let done = within(Duration::from_secs(60), || {
+            let asked = Instant::now();
+            let answer = gateway.http("/healthz").unwrap_or_default();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            longest = longest.max(asked.elapsed());
+            applied(&gateway) == 1 + edit
+        });
+        assert!(done.is_some(), "{}", gateway.log());
+        let took = edited.elapsed();
+        eprintln!("{MANY} attachments in {took:?}; the slowest answer took {longest:?}");
+        if longest < took / 3 {
+            return;
+        }
+        slowest.push((longest, took));
+    }
+    panic!("answers were held up: {slowest:?}");
 }
