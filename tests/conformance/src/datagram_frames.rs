@@ -21,6 +21,8 @@ use quinn::{
 use quinn_proto::{TransportError, transport_parameters::TransportParameters};
 
 const PADDING: u8 = 0;
+const ACK: u8 = 2;
+const ACK_ECN: u8 = 3;
 const WITHOUT_LENGTH: u8 = 0x30;
 const WITH_LENGTH: u8 = 0x31;
 /// What every datagram of the tests begins with: quarter stream id 0, context 0, IPv4.
@@ -35,7 +37,7 @@ pub enum DatagramForm {
     WithoutLength,
 }
 
-/// TLS whose packets hold DATAGRAM frames of one form.
+/// TLS whose packets hold DATAGRAM frames of one form, unless one is before a frame of a stream.
 pub(crate) struct FormedDatagrams {
     inner: Arc<QuicClientConfig>,
     former: Former,
@@ -71,15 +73,19 @@ impl FormedDatagrams {
 }
 
 impl Former {
-    /// Gives the DATAGRAM frame that a packet ends with its form. The packet stays as long as it is:
-    /// PADDING takes the room of the length.
+    /// Gives a packet's DATAGRAM frame its form. The packet stays as long as it is: PADDING takes the
+    /// room of the length. What the driver appended goes in front, because a frame without length is
+    /// the last one.
     fn form(&self, payload: &mut [u8]) {
-        let Some((at, data)) = find(payload) else {
+        let Some(frame) = find(payload) else {
             return;
         };
         if self.form == DatagramForm::WithoutLength {
-            payload[at..data].fill(PADDING);
-            payload[data - 1] = WITHOUT_LENGTH;
+            let (head, end) = (frame.data - frame.start, frame.end - frame.start);
+            let payload = &mut payload[frame.start..];
+            payload[..head].fill(PADDING);
+            payload[head - 1] = WITHOUT_LENGTH;
+            payload.rotate_left(end);
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -90,16 +96,27 @@ impl Former {
     }
 }
 
-/// Where the DATAGRAM frame that ends a packet is, and where its data begins.
-fn find(payload: &[u8]) -> Option<(usize, usize)> {
-    (0..payload.len()).find_map(|at| {
-        let (&WITH_LENGTH, rest) = payload[at..].split_first()? else {
+/// Where a DATAGRAM frame is in a packet's payload.
+struct Found {
+    start: usize,
+    data: usize,
+    end: usize,
+}
+
+/// The DATAGRAM frame of a test, where nothing is behind it but the ACK frame that the driver appends
+/// when one is due.
+fn find(payload: &[u8]) -> Option<Found> {
+    (0..payload.len()).find_map(|start| {
+        let (&WITH_LENGTH, rest) = payload[start..].split_first()? else {
             return None;
         };
         let (length, used) = varint::decode(rest)?;
-        let data = &rest[used..];
-        let whole = data.len() as u64 == length && data.starts_with(&BEGINNING);
-        whole.then_some((at, at + 1 + used))
+        let length = usize::try_from(length).ok()?;
+        let (data, behind) = rest[used..].split_at_checked(length)?;
+        let whole = data.starts_with(&BEGINNING) && matches!(behind, [] | [ACK | ACK_ECN, ..]);
+        let data = start + 1 + used;
+        let end = data + length;
+        whole.then_some(Found { start, data, end })
     })
 }
 
@@ -201,5 +218,43 @@ impl PacketKey for FormedKey {
 
     fn integrity_limit(&self) -> u64 {
         self.inner.integrity_limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn formed(form: DatagramForm, payload: &[u8]) -> (Vec<u8>, usize) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let former = Former {
+            form,
+            sent: Arc::clone(&sent),
+        };
+        let mut payload = payload.to_vec();
+        former.form(&mut payload);
+        (payload, sent.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_frame_without_length_is_the_last_one() {
+        let alone = [1, 0x31, 4, 0, 0, 0x45, 9];
+        let without = formed(DatagramForm::WithoutLength, &alone);
+        assert_eq!(without, (vec![1, 0, 0x30, 0, 0, 0x45, 9], 1));
+        let before_ack = [1, 0x31, 4, 0, 0, 0x45, 9, 2, 7, 0, 0, 0];
+        let without = formed(DatagramForm::WithoutLength, &before_ack);
+        assert_eq!(without, (vec![1, 2, 7, 0, 0, 0, 0, 0x30, 0, 0, 0x45, 9], 1));
+        for payload in [&alone[..], &before_ack] {
+            let with = formed(DatagramForm::WithLength, payload);
+            assert_eq!(with, (payload.to_vec(), 1));
+        }
+    }
+
+    #[test]
+    fn a_frame_before_one_of_a_stream_stays() {
+        let before_stream = [0x31, 4, 0, 0, 0x45, 9, 0x08, 0, 5];
+        for form in [DatagramForm::WithLength, DatagramForm::WithoutLength] {
+            assert_eq!(formed(form, &before_stream), (before_stream.to_vec(), 0));
+        }
     }
 }

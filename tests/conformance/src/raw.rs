@@ -163,7 +163,8 @@ impl Dialer {
         self.connect_by(shape, Arc::new).await
     }
 
-    /// The same, with every DATAGRAM frame in this form; and how many such frames were sent.
+    /// The same, with DATAGRAM frames in this form where nothing but an ACK is behind them; and how many
+    /// such frames were sent.
     pub async fn connect_with_frames(&self, form: DatagramForm) -> (RawClient, Arc<AtomicUsize>) {
         let sent = Arc::new(AtomicUsize::new(0));
         let crypto = |inner| FormedDatagrams::over(inner, form, Arc::clone(&sent));
