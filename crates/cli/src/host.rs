@@ -52,8 +52,10 @@ impl HostNetwork {
         default_route: bool,
         note: PathBuf,
     ) -> Result<Self, NetlinkError> {
+        let kernel = Kernel::open()?;
+        kernel.without_discipline(device);
         Ok(Self {
-            kernel: Kernel::open()?,
+            kernel,
             device: device.to_owned(),
             default_route,
             addresses: Vec::new(),

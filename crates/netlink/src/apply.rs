@@ -13,6 +13,7 @@ use netlink_packet_route::{
 use crate::{
     Change, Kernel, NetlinkError, Place, Refusal, Refusals, RouteKey,
     kernel::ROUTE_PROTOCOL,
+    line::GATEWAY_LINE_PACKETS,
     message,
     owner::Owners,
     socket::{CREATE, EXCLUSIVE, REPLACE, RequestError},
@@ -71,7 +72,11 @@ impl Kernel {
             Change::DeleteKernelLocalRule(family) => self.delete_kernel_local_rule(*family),
             Change::SetUp(TunLink {
                 name, mtu_bytes, ..
-            }) => self.set_link_up(name, *mtu_bytes),
+            }) => {
+                self.without_discipline(name);
+                self.with_line(name, GATEWAY_LINE_PACKETS);
+                self.set_link_up(name, *mtu_bytes)
+            }
             Change::DeleteSid(key) | Change::DeleteRoute(key) => {
                 self.delete_route_key(key, ROUTE_PROTOCOL)
             }

@@ -26,11 +26,13 @@ use crate::mailbox::{MAX_HANDED_PACKETS, Mailbox};
 /// RFC 9484 §6: Context ID 0 means that an IP packet follows.
 pub(super) const CONTEXT: [u8; 1] = [0];
 
-/// Datagrams taken from one port's connections a turn.
+/// Datagrams taken from one port's connections a turn. The line of a VPC's TUN device holds as many
+/// answers.
 const DATAGRAMS_A_TURN: usize = 1024;
-/// Packets and super-packets read from the VPCs' queues a turn, shared by those that have any: as many
-/// as a TUN device's line has. What a turn wrote is acknowledged at once, by a packet for every second
-/// one, and what it leaves in the line makes what comes next wait, or be lost when the line is full.
+/// Packets and super-packets read from the VPCs' queues a turn, shared by those that have any: what a
+/// turn wrote is acknowledged at once, by a packet for every second one, so half as many as
+/// [`DATAGRAMS_A_TURN`]; what it leaves in the line makes what comes next wait, or be lost when the line
+/// is full.
 const READS_A_TURN: usize = 512;
 /// What one VPC may read however many have packets.
 const READS_OF_A_VPC: usize = 32;

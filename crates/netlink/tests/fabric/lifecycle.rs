@@ -45,6 +45,11 @@ fn applying_again_changes_nothing() {
     assert!(before.contains("encap.red") && before.contains("tunsrc addr 2001:db8:ff03:3::1"));
     assert_eq!(gateway.apply(&plan), []);
     assert_eq!(state(&topology.gateway), before);
+    for vpc in VPCS {
+        let link = topology.gateway.ip(&["link", "show", vpc.tun]);
+        assert!(link.contains(" qdisc noqueue "), "{link}");
+        assert!(link.contains(" qlen 1024\n"), "{link}");
+    }
     // The probe leaves nothing either.
     let _ = topology.gateway.enter(|| gateway.kernel.probe().unwrap());
     assert_eq!(state(&topology.gateway), before);
