@@ -23,21 +23,21 @@ use crate::{
 /// have the kernel hold for each packet thread; these are 64.
 pub(crate) const GATEWAY_LINE_PACKETS: u32 = 1024;
 
-const NEEDS: &str = "a Linux kernel with network namespaces";
+const NEEDS: &str = "a Linux kernel with CONFIG_NET_SCHED";
 
 impl Kernel {
     /// Takes the queueing discipline from a TUN device that is not up yet, so that packets wait in the
     /// device alone. What the kernel refuses is logged.
     pub fn without_discipline(&self, name: &str) {
         if let Err(error) = self.set_noqueue(name) {
-            tracing::warn!(link = name, %error, "the TUN device keeps its queueing discipline");
+            tracing::info!(link = name, %error, "the TUN device keeps its queueing discipline");
         }
     }
 
     /// Has each queue of a TUN device hold so many packets. What the kernel refuses is logged.
     pub(crate) fn with_line(&self, name: &str, line_packets: u32) {
         if let Err(error) = self.set_line(name, line_packets) {
-            tracing::warn!(link = name, %error, "the TUN device keeps the length of its line");
+            tracing::info!(link = name, %error, "the TUN device keeps the length of its line");
         }
     }
 
