@@ -53,7 +53,7 @@ impl HostNetwork {
         note: PathBuf,
     ) -> Result<Self, NetlinkError> {
         let kernel = Kernel::open()?;
-        kernel.without_discipline(device);
+        kernel.set_noqueue(device);
         Ok(Self {
             kernel,
             device: device.to_owned(),

@@ -13,10 +13,10 @@ use netlink_packet_route::{
 use crate::{
     Change, Kernel, NetlinkError, Place, Refusal, Refusals, RouteKey,
     kernel::ROUTE_PROTOCOL,
-    line::GATEWAY_LINE_PACKETS,
     message,
     owner::Owners,
     socket::{CREATE, EXCLUSIVE, REPLACE, RequestError},
+    tx_queue::GATEWAY_TX_QUEUE_PACKETS,
 };
 
 /// What an encapsulating route needs.
@@ -73,8 +73,8 @@ impl Kernel {
             Change::SetUp(TunLink {
                 name, mtu_bytes, ..
             }) => {
-                self.without_discipline(name);
-                self.with_line(name, GATEWAY_LINE_PACKETS);
+                self.set_noqueue(name);
+                self.set_tx_queue(name, GATEWAY_TX_QUEUE_PACKETS);
                 self.set_link_up(name, *mtu_bytes)
             }
             Change::DeleteSid(key) | Change::DeleteRoute(key) => {

@@ -82,20 +82,20 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused to tell.
     pub fn link_index(&self, name: &str) -> Result<Option<u32>, NetlinkError> {
+        // struct ifinfomsg: the index is its second word.
+        let index = |body: Vec<u8>| body.get(4..8)?.try_into().ok().map(u32::from_ne_bytes);
+        Ok(self.link_body(name)?.and_then(index))
+    }
+
+    /// What the kernel tells of an interface: `struct ifinfomsg` and attributes. `None` if there is
+    /// none of that name.
+    pub(crate) fn link_body(&self, name: &str) -> Result<Option<Vec<u8>>, NetlinkError> {
         let mut request = LinkMessage::default();
         request
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
         match self.request_raw(&RouteNetlinkMessage::GetLink(request), 0) {
-            Ok(replies) => Ok(replies.first().and_then(|reply| {
-                // struct ifinfomsg: the index is its second word.
-                reply
-                    .body
-                    .get(4..8)?
-                    .try_into()
-                    .ok()
-                    .map(u32::from_ne_bytes)
-            })),
+            Ok(replies) => Ok(replies.into_iter().next().map(|reply| reply.body)),
             Err(error) if matches!(error.errno(), libc::ENODEV | libc::ENOENT) => Ok(None),
             // Longer than any interface name.
             Err(error) if matches!(error.errno(), libc::ERANGE | libc::EINVAL) => Ok(None),

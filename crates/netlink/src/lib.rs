@@ -6,7 +6,7 @@
 //! left. Everything the gateway makes carries its own route protocol number, so nothing of anybody
 //! else is touched. [`Kernel::clear`] takes all of it away.
 //!
-//! A client uses the plain functions: [`Kernel::without_discipline`], [`Kernel::set_link_up`],
+//! A client uses the plain functions: [`Kernel::set_noqueue`], [`Kernel::set_link_up`],
 //! [`Kernel::add_address`], [`Kernel::claim_route`], [`Kernel::route_to`]. Both let [`Gro`] merge what arrives in frames.
 //!
 //! All calls block for the microseconds that a netlink request takes, and need no runtime.
@@ -26,7 +26,6 @@ mod generic;
 mod gro;
 mod host;
 mod kernel;
-mod line;
 mod link_state;
 mod message;
 mod observe;
@@ -35,6 +34,7 @@ mod probe;
 mod settings;
 mod socket;
 mod sysctl;
+mod tx_queue;
 
 pub use change::{Change, Place, diff};
 pub use error::{NetlinkError, Refusal, Refusals};

@@ -193,7 +193,7 @@ impl Kernel {
 }
 
 /// Length of `struct ifinfomsg`.
-const LINK_HEADER_BYTES: usize = 16;
+pub(crate) const LINK_HEADER_BYTES: usize = 16;
 const LINK_NAME: u16 = 3;
 const LINK_MTU: u16 = 4;
 const LINK_INFO: u16 = 18;

@@ -68,10 +68,7 @@ fn a_tunnel_is_set_up_and_taken_down() {
     let (device, queues) = host.ns.enter(|| TunDevice::open(&config)).unwrap();
     let kernel = &host.kernel;
     assert_eq!(kernel.link_index("mq0").unwrap(), Some(device.index));
-    // The second time there is one already, and no other.
-    for _ in 0..2 {
-        kernel.without_discipline("mq0");
-    }
+    kernel.set_noqueue("mq0");
     kernel.set_link_up("mq0", 1380).unwrap();
     for address in ["10.0.100.50/32", "fd20:10:100::50/128"] {
         kernel.add_address("mq0", net(address)).unwrap();
@@ -82,6 +79,15 @@ fn a_tunnel_is_set_up_and_taken_down() {
         host.ns
             .ip(&["link", "show", "mq0", "up"])
             .contains("mtu 1380 qdisc noqueue ")
+    );
+    // What somebody chose stays.
+    host.ns
+        .run("tc", &["qdisc", "replace", "dev", "mq0", "root", "pfifo"]);
+    kernel.set_noqueue("mq0");
+    assert!(
+        host.ns
+            .ip(&["link", "show", "mq0"])
+            .contains(" qdisc pfifo ")
     );
     let source = ip("10.0.100.50");
     let vpc = HostRoute {
